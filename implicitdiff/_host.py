@@ -1,0 +1,84 @@
+"""Solvers that are not JAX: NumPy, SciPy, scikit-learn, compiled libraries."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import tree_util as jtu
+from jaxtyping import PyTree
+
+from ._program import name_of
+
+
+def host_solver(fn: Callable, result: PyTree | Callable) -> Callable:
+    """Make a NumPy solver callable under jit and vmap.
+
+    Outside of any transformation `fn` is called as it is. Under jit it runs as a callback on the host, under vmap
+    once for each element of the batch, one after the other. It has no derivative of its own: decorate the result
+    with `custom_root` or `custom_fixed_point`.
+
+    Args:
+        fn: `fn(*args, **kwargs)`; arrays arrive as NumPy arrays, everything else as it was passed.
+        result: what fn returns, as a pytree of `jax.ShapeDtypeStruct`, or a function of the arguments (of which it
+            may use shapes and dtypes, not values) that returns one. What fn returns is cast to these dtypes.
+
+    Returns:
+        A function like fn that returns JAX arrays.
+
+    Raises:
+        TypeError: fn returned another structure or another shape than `result` says; it names the leaf.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpy as np, implicitdiff as idf
+        >>> solve = idf.host_solver(lambda init, A, b: np.linalg.solve(A, b), lambda init, A, b: b)
+        >>> solver = idf.custom_root(lambda x, A, b: A @ x - b)(solve)
+        >>> A, b = 2.0 * jnp.eye(2), jnp.ones(2)
+        >>> print(jax.jit(jax.jacobian(solver, argnums=2))(None, A, b))
+        [[0.5 0. ]
+         [0.  0.5]]
+    """
+
+    @functools.wraps(fn)
+    def solver(*args, **kwargs):
+        leaves, tree = jtu.tree_flatten((args, kwargs))
+        is_array = [isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves]
+        arrays = [leaf for leaf, yes in zip(leaves, is_array, strict=True) if yes]
+        wanted = jax.tree.map(as_struct, result(*args, **kwargs) if callable(result) else result)
+
+        def call(*arrays):
+            supply = iter(arrays)
+            merged = [np.asarray(next(supply)) if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
+            host_args, host_kwargs = jtu.tree_unflatten(tree, merged)
+            return conform(fn(*host_args, **host_kwargs), wanted, name_of(fn))
+
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in arrays):
+            return jax.pure_callback(call, wanted, *arrays, vmap_method="sequential")
+        return jax.tree.map(jnp.asarray, call(*arrays))
+
+    return solver
+
+
+def as_struct(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a leaf, in the precision that JAX is set to."""
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+
+def conform(value: PyTree, wanted: PyTree, name: str) -> PyTree:
+    """NumPy arrays of the wanted dtypes; raise TypeError where structure or shapes differ."""
+    leaves, tree = jtu.tree_flatten(value)
+    expected, expected_tree = jtu.tree_flatten(wanted)
+    if tree != expected_tree:
+        raise TypeError(f"{name} must return what `result` says: expected {expected_tree}, found {tree}.")
+    paths = [jtu.keystr(path) for path, _ in jtu.tree_flatten_with_path(wanted)[0]]
+    arrays = []
+    for path, leaf, struct in zip(paths, leaves, expected, strict=True):
+        if np.shape(leaf) != struct.shape:
+            raise TypeError(
+                f"{name} must return what `result` says: expected shape {struct.shape} for leaf "
+                f"{path or 'x'}, found {np.shape(leaf)}."
+            )
+        arrays.append(np.asarray(leaf).astype(struct.dtype, copy=False))
+    return jtu.tree_unflatten(expected_tree, arrays)

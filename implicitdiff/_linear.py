@@ -1,0 +1,260 @@
+"""The linear solve A x = b inside a derivative: which method, and how far to trust what it returns.
+
+A is known by its product v -> A v, x and b are pytrees of arrays of any inexact dtypes. Small systems are formed
+and factorised, large ones solved by a Krylov method; in between, a Krylov method gets a limited number of
+products, and where that is not enough the matrix is formed after all. Every result is checked.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jax import lax
+from jaxtyping import Array, PyTree
+
+from ._dense import Factors, cholesky, lu
+from ._failure import NOT_CONVERGED, NOT_FINITE, OK, OnFailure, Status, failed_if, first, settle
+from .krylov import CG, GMRES, MINRES, Krylov
+from .krylov._cycle import ROUNDING_UNITS, Product, Vector, dot, norm
+
+# Up to these sizes a factorisation is the fastest way; measured in benchmarks/.
+DIRECT_SIZE = 400
+DIRECT_SIZE_SYMMETRIC = 100
+# Up to this size (half a gigabyte in float64) the matrix is formed where a Krylov method fails.
+DENSE_SIZE = 8192
+
+Strategy = Callable[[Product, Vector], tuple[Vector, Status]]
+
+
+class LinearOptions(NamedTuple):
+    """What is asked of a linear solve; see `Implicit` for the meaning of each."""
+
+    solver: lx.AbstractLinearSolver | Callable | None = None
+    symmetric: bool = False
+    positive_definite: bool = False
+    preconditioner: Callable | None = None
+    rtol: float | None = None
+    atol: float | None = None
+    on_failure: OnFailure = "nan"
+
+
+class RealSpace:
+    """A pytree of inexact arrays as a list of real arrays of one dtype.
+
+    A complex unknown is two real ones: F need not be holomorphic, so its derivative is linear over the reals only.
+    """
+
+    def __init__(self, like: PyTree):
+        """Remember the structure, shapes and dtypes of `like`."""
+        leaves, self.tree = jax.tree.flatten(like)
+        self.dtypes = [leaf.dtype for leaf in leaves]
+        reals = [jnp.finfo(dtype).dtype for dtype in self.dtypes]
+        self.dtype = jnp.result_type(jnp.float32, *reals) if reals else jnp.dtype("float32")
+        self.eps = max((float(jnp.finfo(real).eps) for real in reals), default=0.0)
+        self.mixed = any(jnp.finfo(real).eps != jnp.finfo(self.dtype).eps for real in reals)
+        self.size = sum(leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in leaves)
+
+    def to_real(self, tree: PyTree) -> Vector:
+        """The real arrays of a pytree; real and imaginary part one after the other."""
+        result = []
+        for leaf in jax.tree.leaves(tree):
+            parts = (jnp.real(leaf), jnp.imag(leaf)) if jnp.iscomplexobj(leaf) else (leaf,)
+            result += [part.astype(self.dtype) for part in parts]
+        return result
+
+    def from_real(self, arrays: Vector) -> PyTree:
+        """The pytree of a list of real arrays."""
+        supply = iter(arrays)
+        leaves = []
+        for dtype in self.dtypes:
+            if jnp.issubdtype(dtype, jnp.complexfloating):
+                part = jnp.finfo(dtype).dtype
+                leaves.append(lax.complex(next(supply).astype(part), next(supply).astype(part)))
+            else:
+                leaves.append(next(supply).astype(dtype))
+        return jax.tree.unflatten(self.tree, leaves)
+
+
+def solve(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions) -> PyTree:
+    """Solve A x = b; differentiable to any order in b and in what A is made of, in both modes.
+
+    Args:
+        matvec: v -> A v on pytrees like b; linear and transposable.
+        b: pytree of inexact arrays.
+        options: method, knowledge of A, tolerances, and what to do on failure.
+    """
+    space = RealSpace(b)
+    if space.size == 0:
+        return b
+
+    def product(v: Vector) -> Vector:
+        return space.to_real(matvec(space.from_real(v)))
+
+    right = space.to_real(b)
+    forward, transposed = _strategies(product, right, space, options)
+
+    def settled(strategy: Strategy):
+        return lambda product, b: settle(*strategy(product, b), options.on_failure)
+
+    return space.from_real(lax.custom_linear_solve(product, right, settled(forward), settled(transposed)))
+
+
+def _strategies(product: Product, b: Vector, space: RealSpace, options: LinearOptions) -> tuple[Strategy, Strategy]:
+    """How to solve with A, and how with its transpose."""
+    solver = options.solver
+    symmetric = options.symmetric or options.positive_definite
+    if solver is None:
+        small = space.size <= (DIRECT_SIZE_SYMMETRIC if symmetric else DIRECT_SIZE)
+        if small and options.preconditioner is None:
+            return _direct(product, b, space, cholesky if options.positive_definite else lu)
+        method = CG if options.positive_definite else MINRES if symmetric else GMRES
+        rescue = space.size <= DENSE_SIZE
+        rtol = ROUNDING_UNITS * space.eps if options.rtol is None and space.mixed else options.rtol
+        budget = max(64, space.size // 4) if rescue else None
+        return _krylov(method(rtol=rtol, atol=options.atol or 0.0, max_steps=budget), b, space, options, rescue)
+    if isinstance(solver, lx.LU):
+        return _direct(product, b, space, lu)
+    if isinstance(solver, lx.Cholesky):
+        return _direct(product, b, space, cholesky)
+    if isinstance(solver, Krylov):
+        return _krylov(solver, b, space, options, rescue=False)
+    if isinstance(solver, lx.AbstractLinearSolver):
+        return _lineax(solver, b, space, options)
+    return _callable(solver, space, options)
+
+
+def _direct(product: Product, b: Vector, space: RealSpace, factorise) -> tuple[Strategy, Strategy]:
+    # Outside of the solve, so that all right-hand sides and the transpose share one factorisation. Its own
+    # derivative is never needed: custom_linear_solve differentiates through the product.
+    factors: Factors = factorise(lax.stop_gradient(form(product, b)), space.eps)
+
+    def with_transpose(transpose):
+        def strategy(product, b):
+            del product
+            x = split(factors.solve(join(b), transpose), b)
+            return x, factors.status
+
+        return strategy
+
+    return with_transpose(False), with_transpose(True)
+
+
+def _krylov(method: Krylov, b: Vector, space: RealSpace, options, rescue: bool) -> tuple[Strategy, Strategy]:
+    def with_preconditioner(precondition):
+        def strategy(product, b):
+            outcome = method.solve(product, b, precondition)
+            if not rescue:
+                return outcome.x, first(_finite(b), failed_if(~outcome.converged, NOT_CONVERGED))
+
+            # A loop that runs at most once: unlike lax.cond, it costs nothing under vmap unless some element of
+            # the batch needs it.
+            def densely(state):
+                x, converged, _, _ = state
+                factors = lu(form(product, b), space.eps)
+                dense = split(factors.solve(join(b)), b)
+                x = [jnp.where(converged, old, new) for old, new in zip(x, dense, strict=True)]
+                return x, converged, jnp.array(True), jnp.where(converged, OK, factors.status)
+
+            start = (outcome.x, outcome.converged, jnp.array(False), jnp.int32(OK))
+            x, _, _, status = lax.while_loop(lambda s: ~s[1] & ~s[2], densely, start)
+            return x, first(_finite(b), status)
+
+        return strategy
+
+    if options.preconditioner is None:
+        return with_preconditioner(None), with_preconditioner(None)
+
+    def precondition(v):
+        return space.to_real(options.preconditioner(space.from_real(v)))
+
+    def transposed(v):
+        return jax.linear_transpose(precondition, b)(v)[0]
+
+    return with_preconditioner(precondition), with_preconditioner(transposed)
+
+
+def _lineax(solver: lx.AbstractLinearSolver, b: Vector, space: RealSpace, options) -> tuple[Strategy, Strategy]:
+    structure = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in b]
+    tags: list[Any] = []
+    if options.symmetric or options.positive_definite:
+        tags.append(lx.symmetric_tag)
+    if options.positive_definite:
+        tags.append(lx.positive_semidefinite_tag)
+
+    def with_preconditioner(precondition):
+        def strategy(product, b):
+            settings = {}
+            if precondition is not None:
+                settings["preconditioner"] = lx.FunctionLinearOperator(precondition, structure, tags)
+            state = solver.init(lx.FunctionLinearOperator(product, structure, tags), settings)
+            x, result, _ = solver.compute(state, b, settings)
+            limit = options.rtol
+            if limit is None and getattr(solver, "rtol", None) is not None:
+                # Lineax measures leaf by leaf in a norm of its own: leave room for that.
+                limit = 100 * solver.rtol
+            status = check(product, x, b, space, limit, options.atol or getattr(solver, "atol", 0.0),
+                           least_squares=not solver.assume_full_rank())  # fmt: skip
+            return x, first(status, failed_if(result != lx.RESULTS.successful, NOT_CONVERGED))
+
+        return strategy
+
+    if options.preconditioner is None:
+        return with_preconditioner(None), with_preconditioner(None)
+
+    def precondition(v):
+        return space.to_real(options.preconditioner(space.from_real(v)))
+
+    return with_preconditioner(precondition), with_preconditioner(
+        lambda v: jax.linear_transpose(precondition, b)(v)[0]
+    )
+
+
+def _callable(solver: Callable, space: RealSpace, options: LinearOptions) -> tuple[Strategy, Strategy]:
+    def strategy(product, b):
+        x = solver(lambda v: space.from_real(product(space.to_real(v))), space.from_real(b))
+        x = space.to_real(x)
+        return x, check(product, x, b, space, options.rtol, options.atol or 0.0)
+
+    return strategy, strategy
+
+
+def check(product, x: Vector, b: Vector, space: RealSpace, rtol, atol, least_squares: bool = False) -> Status:
+    """The status of a solution that somebody else computed, from its true residual.
+
+    Without a tolerance the limit is ||b - A x|| <= sqrt(eps) ||b||. For a least-squares solution the residual that
+    must be small is A' (b - A x).
+    """
+    residual = [right - left for right, left in zip(b, product(x), strict=True)]
+    scale = norm(b)
+    if least_squares:
+        transpose = jax.linear_transpose(product, b)
+        residual, scale = transpose(residual)[0], norm(transpose(b)[0])
+    limit = jnp.maximum((space.eps**0.5 if rtol is None else rtol) * scale, atol)
+    return first(_finite(b), failed_if(~(norm(residual) <= limit), NOT_CONVERGED))
+
+
+def _finite(b: Vector) -> Status:
+    return failed_if(~jnp.isfinite(dot(b, b)), NOT_FINITE)
+
+
+def form(product: Product, like: Vector) -> Array:
+    """The matrix of a linear map on lists of arrays."""
+    size = sum(leaf.size for leaf in like)
+    columns = jax.vmap(lambda e: join(product(split(e, like))))(jnp.eye(size, dtype=like[0].dtype))
+    return columns.T
+
+
+def join(arrays: Vector) -> Array:
+    """One vector from a list of arrays."""
+    return arrays[0].ravel() if len(arrays) == 1 else jnp.concatenate([leaf.ravel() for leaf in arrays])
+
+
+def split(vector: Array, like: Vector) -> Vector:
+    """A list of arrays with the shapes of `like` from one vector."""
+    result, start = [], 0
+    for leaf in like:
+        result.append(vector[start : start + leaf.size].reshape(leaf.shape))
+        start += leaf.size
+    return result

@@ -1,0 +1,226 @@
+"""The user's conditions F as a pure function of arrays, with everything else it reads made explicit.
+
+Autodiff of F must see every array that F depends on: its arguments, and the arrays that it closes over.
+`trace` runs F once on abstract values and returns a `Program`, which is F with every array as an argument
+and every other argument (strings, functions, integers, None, ...) fixed. Two traces of the same computation
+give equal programs, also when F is a new lambda each time or reads another array of the same shape; this is
+what lets the derivative be compiled once and used again, without ever using a stale F.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import tree_util as jtu
+from jax.extend import core as jex
+from jaxtyping import Array, PyTree
+
+# Python floats are arrays, as everywhere in JAX; integers and booleans steer shapes and branches: they are fixed.
+_ARRAYS = (jax.Array, np.ndarray, np.generic, float, complex)
+_CONCRETE_NEEDED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+class Program:
+    """F(x, theta) on flat lists of arrays; equal and hashable by what it computes."""
+
+    def __init__(self, jaxpr: jex.Jaxpr, size_x: int):
+        """Wrap `jaxpr`, whose inputs are theta (constants first, arguments last) and then x."""
+        self.jaxpr = jaxpr
+        self.size_x = size_x
+        self.has_custom_vjp = _contains(jaxpr, "custom_vjp_call")
+        try:
+            self._key: Hashable | None = jaxpr_key(jaxpr)
+        except _NoKeyError:
+            self._key = None
+        self._hash = hash(self._key) if self.reusable else id(self)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another trace of the same F gives an equal program."""
+        return self._key is not None
+
+    def __call__(self, x: Sequence[Array], theta: Sequence[Array]) -> list[Array]:
+        """Evaluate F: a list with one array of the shape of each array of x."""
+        constants = len(self.jaxpr.constvars)
+        return jex.jaxpr_as_fun(_closed(self.jaxpr, theta[:constants]))(*theta[constants:], *x)
+
+    def __hash__(self) -> int:  # noqa: D105
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:  # noqa: D105
+        if self is other:
+            return True
+        return (
+            isinstance(other, Program)
+            and self.reusable
+            and self._hash == other._hash
+            and self.size_x == other.size_x
+            and self._key == other._key
+        )
+
+
+def trace(F: Callable[..., PyTree], x: PyTree, args: tuple, kwargs: dict) -> tuple[Program, list[Array]]:
+    """Trace F at (x, *args, **kwargs); return the program and the arrays theta that it is to be called with.
+
+    Args:
+        F: conditions; returns a pytree with the structure and shapes of x.
+        x: pytree of inexact arrays.
+        args: positional arguments of F after x.
+        kwargs: keyword arguments of F.
+
+    Raises:
+        TypeError: F cannot be called with these arguments, cannot be traced, or its output does not match x.
+    """
+    try:
+        return _trace(F, x, args, kwargs, _ARRAYS)
+    except _CONCRETE_NEEDED:
+        # F branches on a Python float: give it the number itself, as an eager call would.
+        return _trace(F, x, args, kwargs, _ARRAYS[:-2])
+
+
+def _trace(F, x, args, kwargs, array_types):
+    x_leaves, x_tree = jtu.tree_flatten(x)
+    leaves, tree = jtu.tree_flatten((args, kwargs))
+    is_array = [isinstance(leaf, array_types) and _has_jax_dtype(leaf) for leaf in leaves]
+    arrays = [jnp.asarray(leaf) for leaf, yes in zip(leaves, is_array, strict=True) if yes]
+    fixed = [None if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
+
+    # A new function object at each call, so that JAX cannot answer with an older trace of F: F may read
+    # variables that have been rebound since.
+    def flat(arrays, x_leaves):
+        supply = iter(arrays)
+        merged = [next(supply) if yes else leaf for leaf, yes in zip(fixed, is_array, strict=True)]
+        f_args, f_kwargs = jtu.tree_unflatten(tree, merged)
+        try:
+            value = F(jtu.tree_unflatten(x_tree, x_leaves), *f_args, **f_kwargs)
+        except jax.errors.TracerArrayConversionError as error:
+            error.add_note(
+                f"{name_of(F)} must be written in JAX so that it can be differentiated: it handed a traced array "
+                "to NumPy. Only the solver may use NumPy; use jax.numpy in the conditions."
+            )
+            raise
+        except TypeError as error:
+            error.add_note(
+                f"This was raised while calling {name_of(F)}(x, *args, **kwargs) with {len(f_args)} positional "
+                f"argument(s) after x and the keywords {sorted(f_kwargs)}: it is called with the arguments that "
+                "the solver got after init."
+            )
+            raise
+        return check_output(F, x_tree, x_leaves, value)
+
+    closed = jax.make_jaxpr(flat)(arrays, x_leaves)
+    constants = [c if isinstance(c, jax.core.Tracer) else jnp.asarray(c) for c in closed.consts]
+    return Program(closed.jaxpr, len(x_leaves)), constants + arrays
+
+
+def check_output(F: Callable, x_tree: Any, x_leaves: Sequence[Array], value: PyTree) -> list[Array]:
+    """Return the leaves of F's output in the dtypes of x; raise TypeError where they do not match x."""
+    leaves, tree = jtu.tree_flatten(value)
+    if tree != x_tree:
+        raise TypeError(
+            f"{name_of(F)} must return a pytree with the structure of x, one equation for each unknown: "
+            f"expected {x_tree}, found {tree}."
+        )
+    paths = [jtu.keystr(path) for path, _ in jtu.tree_flatten_with_path(value)[0]]
+    result = []
+    for path, unknown, leaf in zip(paths, x_leaves, leaves, strict=True):
+        where = f"leaf x{path}" if path else "x"
+        if jnp.shape(leaf) != jnp.shape(unknown):
+            raise TypeError(
+                f"{name_of(F)} must return one equation for each unknown, but for {where} of shape "
+                f"{jnp.shape(unknown)} it returned shape {jnp.shape(leaf)}."
+            )
+        dtype, wanted = jnp.result_type(leaf), jnp.result_type(unknown)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"{name_of(F)} is not differentiable: for {where} of dtype {wanted} it returned {dtype}; "
+                "return floating-point residuals."
+            )
+        if jnp.iscomplexobj(leaf) and not jnp.issubdtype(wanted, jnp.complexfloating):
+            raise TypeError(
+                f"{name_of(F)} returned {dtype} for {where} of dtype {wanted}: real unknowns need as many real "
+                "equations. Make x complex, or return real and imaginary parts as separate unknowns."
+            )
+        result.append(jnp.asarray(leaf, wanted))
+    return result
+
+
+def name_of(function: Callable) -> str:
+    """A readable name for a callable, for error messages."""
+    return getattr(function, "__qualname__", None) or type(function).__qualname__
+
+
+def _has_jax_dtype(leaf: Any) -> bool:
+    if isinstance(leaf, np.ndarray | np.generic):
+        return leaf.dtype.kind in "biufcV" and leaf.dtype.names is None
+    return True
+
+
+def _closed(jaxpr: jex.Jaxpr, constants: Sequence[Array]) -> jex.ClosedJaxpr:
+    return jex.ClosedJaxpr(jaxpr, list(constants))
+
+
+def _contains(jaxpr: jex.Jaxpr, primitive: str) -> bool:
+    return any(
+        primitive in eqn.primitive.name or any(_contains(inner, primitive) for inner in jex.jaxprs_in_params(eqn.params))
+        for eqn in jaxpr.eqns
+    )
+
+
+class _NoKeyError(Exception):
+    """The program holds a Python function that is made anew at each trace (a custom derivative rule)."""
+
+
+def jaxpr_key(jaxpr: jex.Jaxpr) -> Hashable:
+    """A hashable value that is equal for two jaxprs exactly when they are the same computation."""
+    number: dict[Any, int] = {}
+
+    def name(atom):
+        if isinstance(atom, jex.Literal):
+            return _value_key(np.asarray(atom.val)), atom.aval
+        return number.setdefault(atom, len(number))
+
+    inputs = [*jaxpr.constvars, *jaxpr.invars]
+    return (
+        tuple((name(v), v.aval) for v in inputs),
+        tuple(
+            (
+                eqn.primitive,
+                tuple(map(name, eqn.invars)),
+                tuple((name(v), v.aval) for v in eqn.outvars),
+                tuple((k, _value_key(v)) for k, v in sorted(eqn.params.items())),
+                eqn.ctx,
+            )
+            for eqn in jaxpr.eqns
+        ),
+        tuple(map(name, jaxpr.outvars)),
+        len(jaxpr.constvars),
+    )
+
+
+def _value_key(value: Any) -> Hashable:
+    if isinstance(value, jex.ClosedJaxpr):
+        return jaxpr_key(value.jaxpr), tuple(map(_value_key, value.consts))
+    if isinstance(value, jex.Jaxpr):
+        return jaxpr_key(value)
+    if isinstance(value, tuple | list):
+        return (type(value), *map(_value_key, value))
+    if isinstance(value, dict):
+        return (dict, *((k, _value_key(v)) for k, v in value.items()))
+    if isinstance(value, np.ndarray | np.generic | float | complex):
+        # By bytes: 0.0 and -0.0 are equal but not the same, and nan is not equal to itself.
+        array = np.asarray(value)
+        return type(value), array.dtype, array.shape, array.tobytes()
+    if isinstance(value, jax.Array) or (callable(value) and not isinstance(value, type)):
+        raise _NoKeyError
+    try:
+        hash(value)
+    except TypeError as error:
+        raise _NoKeyError from error
+    return type(value), value

@@ -1,0 +1,6 @@
+"""Krylov methods: linear systems solved with products v -> A v alone."""
+
+from ._cycle import Krylov as Krylov, Outcome as Outcome
+from .cg import CG as CG
+from .gmres import GMRES as GMRES
+from .minres import MINRES as MINRES

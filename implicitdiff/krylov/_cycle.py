@@ -1,0 +1,147 @@
+"""What the Krylov methods share: vector algebra on lists of arrays, and the loop around them that tells the truth.
+
+A Krylov method updates its residual by recurrence, and in floating point the recurrence drifts away from
+b - A x. `refine` therefore runs the method in cycles: each cycle solves for a correction, then the true residual
+is computed, and only the true residual decides whether the solve succeeded.
+"""
+
+import operator
+from collections.abc import Callable
+from functools import reduce
+from typing import ClassVar, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jax import lax
+from jaxtyping import Array, PyTree
+
+Vector: TypeAlias = list[Array]
+Product: TypeAlias = Callable[[Vector], Vector]
+
+# A normwise backward error of this many units of rounding is what a good direct solver reaches; the relative
+# error of the solution is then at most the condition number times that.
+ROUNDING_UNITS = 20
+
+
+def dot(a: Vector, b: Vector) -> Array:
+    """The real inner product."""
+    parts = [jnp.vdot(x, y, precision=lax.Precision.HIGHEST) for x, y in zip(a, b, strict=True)]
+    return reduce(operator.add, parts)
+
+
+def norm(a: Vector) -> Array:
+    """The Euclidean norm."""
+    return jnp.sqrt(dot(a, a))
+
+
+def axpy(scale: Array, x: Vector, y: Vector) -> Vector:
+    """`scale * x + y`."""
+    return [scale * a + b for a, b in zip(x, y, strict=True)]
+
+
+def times(scale: Array, x: Vector) -> Vector:
+    """`scale * x`."""
+    return [scale * a for a in x]
+
+
+class Cycle(NamedTuple):
+    """What one cycle of a method returns: a correction, the products used, and a lower bound of ||A||."""
+
+    correction: Vector
+    steps: Array
+    norm_A: Array
+
+
+class Outcome(NamedTuple):
+    """The solution of a linear system and how far to trust it."""
+
+    x: Vector
+    converged: Array
+    steps: Array
+    residual: Array
+
+
+class Krylov(lx.AbstractLinearSolver):
+    """Base of the Krylov methods: options, the outer loop, and lineax's interface to them.
+
+    Attributes:
+        rtol: stop when ||b - A x|| <= max(rtol ||b||, atol). None, the default, asks for all that the precision
+            holds: ||b - A x|| <= 20 eps (||A|| ||x|| + ||b||), so that the relative error of x is at most about
+            20 eps times the condition number of A.
+        atol: see rtol.
+        max_steps: the largest number of products with A; None means 10 n, and at most 20,000.
+    """
+
+    rtol: float | None = None
+    atol: float = 0.0
+    max_steps: int | None = None
+
+    # A cycle that leaves more than this share of the residual has stagnated.
+    stagnation: ClassVar[float] = 0.9
+
+    def cycle(self, product: Product, r: Vector, target: Array, budget: Array, precondition: Product | None) -> Cycle:
+        """Solve A d = r to ||r - A d|| <= target in at most `budget` products."""
+        raise NotImplementedError
+
+    def solve(self, product: Product, b: Vector, precondition: Product | None = None) -> Outcome:
+        """Solve A x = b given v -> A v; A is never formed."""
+        size = sum(leaf.size for leaf in b)
+        limit = min(10 * size, 20_000) if self.max_steps is None else self.max_steps
+        return refine(self, product, b, limit, precondition)
+
+    # lineax's interface. The operator is its own state: there is nothing to factorise.
+    def init(self, operator: lx.AbstractLinearOperator, options: dict) -> lx.AbstractLinearOperator:  # noqa: D102
+        del options
+        return lx.linearise(operator)
+
+    def compute(self, state: lx.AbstractLinearOperator, vector: PyTree, options: dict):  # noqa: D102
+        leaves, tree = jax.tree.flatten(vector)
+        precondition = options.get("preconditioner")
+
+        def as_product(matrix):
+            return lambda v: jax.tree.leaves(matrix.mv(jax.tree.unflatten(tree, v)))
+
+        outcome = self.solve(as_product(state), leaves, precondition and as_product(precondition))
+        result = lx.RESULTS.where(outcome.converged, lx.RESULTS.successful, lx.RESULTS.max_steps_reached)
+        return jax.tree.unflatten(tree, outcome.x), result, {"num_steps": outcome.steps}
+
+    def transpose(self, state: lx.AbstractLinearOperator, options: dict):  # noqa: D102
+        return state.T, {k: v.T if k == "preconditioner" else v for k, v in options.items()}
+
+    def conj(self, state: lx.AbstractLinearOperator, options: dict):  # noqa: D102
+        return lx.conj(state), {k: lx.conj(v) if k == "preconditioner" else v for k, v in options.items()}
+
+    def assume_full_rank(self) -> bool:  # noqa: D102
+        return True
+
+
+def refine(method: Krylov, product: Product, b: Vector, limit: int, precondition: Product | None) -> Outcome:
+    """Run cycles of a method on the true residual until it is small, the budget is spent, or nothing improves."""
+    dtype = jnp.result_type(*b)
+    norm_b = norm(b)
+
+    def goal(x, norm_A):
+        if method.rtol is None:
+            rounding = ROUNDING_UNITS * jnp.finfo(dtype).eps
+            return jnp.maximum(rounding * (norm_A * norm(x) + norm_b), method.atol).astype(dtype)
+        return jnp.maximum(method.rtol * norm_b, method.atol).astype(dtype)
+
+    def unfinished(state):
+        x, _, residual, norm_A, steps, improving = state
+        return (residual > goal(x, norm_A)) & (steps < limit) & improving
+
+    def body(state):
+        x, r, residual, norm_A, steps, _ = state
+        # Half the goal, so that the drift of the recurrence does not cost a second cycle.
+        step = method.cycle(product, r, 0.5 * goal(x, norm_A), limit - steps, precondition)
+        x = axpy(jnp.ones((), dtype), step.correction, x)
+        r = axpy(-jnp.ones((), dtype), product(x), b)
+        new = norm(r)
+        return x, r, new, jnp.maximum(norm_A, step.norm_A), steps + step.steps, new < method.stagnation * residual
+
+    zero = [jnp.zeros_like(leaf) for leaf in b]
+    start = (zero, b, norm_b, jnp.zeros((), dtype), jnp.zeros((), jnp.int32), jnp.array(True))
+    x, _, residual, norm_A, steps, _ = lax.while_loop(unfinished, body, start)
+    # Doubled: within rounding of the goal is there. NaN compares false.
+    return Outcome(x, residual <= 2 * goal(x, norm_A), steps, residual)

@@ -1,0 +1,3 @@
+"""Optimality conditions: what a solution satisfies, for `custom_root`, `custom_fixed_point` and the functions."""
+
+from .stationary import stationary as stationary
