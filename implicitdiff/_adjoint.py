@@ -35,8 +35,8 @@ class Implicit:
             `implicitdiff.krylov.CG`, `MINRES`, `GMRES`), or a callable `(matvec, b) -> x` on pytrees like x.
         symmetric: whether A is symmetric; None takes what the condition says of itself.
         positive_definite: whether A is symmetric positive definite; None as above.
-        preconditioner: callable `v -> M v` with M close to the inverse of A, on pytrees like x; it may also take
-            `(v, x, *args)`. Makes the automatic choice a Krylov method.
+        preconditioner: callable `v -> M v` with M linear and close to the inverse of A, on pytrees like x. Makes
+            the automatic choice a Krylov method.
         rtol: the linear solve has converged when ||b - A u|| <= max(rtol ||b||, atol). The default asks for the
             precision of the dtype; for a callable it is sqrt(eps).
         atol: see rtol.
@@ -98,17 +98,18 @@ class Implicit:
                 status = failed_if(~(residual <= self.residual_tol), NOT_A_ROOT)
                 sound = settle([jnp.ones((), residual.dtype)], status, self.on_failure)[0]
                 b = [leaf * sound.astype(leaf.real.dtype) for leaf in b]
-            return solve(pushforward_x(program, x, theta), b, self._options(x, theta))
+            return self._solve(program, x, theta, b)
 
     def newton(self, program: Program, x: Leaves, theta: Leaves) -> list[Array]:
         """One Newton step on F(x, theta) = 0."""
         with _explained(program):
-            value = program(x, theta)
-            step = solve(pushforward_x(program, x, theta), value, self._options(x, theta))
+            step = self._solve(program, x, theta, program(x, theta))
         return [a - b for a, b in zip(x, step, strict=True)]
 
-    def _options(self, x, theta) -> LinearOptions:
-        return LinearOptions(
+    def _solve(self, program: Program, x: Leaves, theta: Leaves, b: Leaves) -> list[Array]:
+        # On pytrees like x: these are what a user's linear solver and preconditioner work on.
+        push = pushforward_x(program, x, theta)
+        options = LinearOptions(
             solver=self.linear_solver,
             symmetric=bool(self.symmetric),
             positive_definite=bool(self.positive_definite),
@@ -117,6 +118,9 @@ class Implicit:
             atol=self.atol,
             on_failure=self.on_failure,
         )
+        tree = program.x_tree
+        u = solve(lambda v: tree.unflatten(push(tree.flatten_up_to(v))), tree.unflatten(b), options)
+        return tree.flatten_up_to(u)
 
 
 @dataclasses.dataclass(frozen=True)

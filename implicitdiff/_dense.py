@@ -13,8 +13,16 @@ from ._failure import NOT_AS_DECLARED, NOT_FINITE, SINGULAR, Status, failed_if, 
 SMALLEST_PIVOT = 400
 
 
+def smallest_pivot(eps: float) -> float:
+    """The relative size below which a pivot is noise; in half precision, where nothing is certain to 1 %, a lenient one."""
+    return min(SMALLEST_PIVOT * eps, 0.05)
+
+
 class Factors(NamedTuple):
-    """LU or Cholesky factors of a matrix, and whether they are to be trusted."""
+    """LU factors of the transpose of a matrix, or its Cholesky factor, and whether they are to be trusted.
+
+    The transpose, because reverse mode solves with it, and there is one scatter less in that direction.
+    """
 
     triangle: Float[Array, "n n"]
     permutation: Array | None
@@ -26,14 +34,14 @@ class Factors(NamedTuple):
         if self.permutation is None:
             column = linalg.triangular_solve(self.triangle, column, left_side=True, lower=True)
             return linalg.triangular_solve(self.triangle, column, left_side=True, lower=True, transpose_a=True)[:, 0]
-        lower = dict(left_side=True, lower=True, unit_diagonal=True, transpose_a=transpose)
-        upper = dict(left_side=True, lower=False, transpose_a=transpose)
-        if transpose:  # A' = U' L' P
-            column = linalg.triangular_solve(self.triangle, column, **upper)
-            column = linalg.triangular_solve(self.triangle, column, **lower)
-            return jnp.zeros_like(b).at[self.permutation].set(column[:, 0], unique_indices=True)
-        column = linalg.triangular_solve(self.triangle, column[self.permutation], **lower)
-        return linalg.triangular_solve(self.triangle, column, **upper)[:, 0]
+        lower = dict(left_side=True, lower=True, unit_diagonal=True, transpose_a=not transpose)
+        upper = dict(left_side=True, lower=False, transpose_a=not transpose)
+        if transpose:  # P A' = L U
+            column = linalg.triangular_solve(self.triangle, column[self.permutation], **lower)
+            return linalg.triangular_solve(self.triangle, column, **upper)[:, 0]
+        column = linalg.triangular_solve(self.triangle, column, **upper)  # A = U' L' P
+        column = linalg.triangular_solve(self.triangle, column, **lower)
+        return jnp.zeros_like(b).at[self.permutation].set(column[:, 0], unique_indices=True)
 
 
 def cholesky(A: Float[Array, "n n"], eps: float) -> Factors:
@@ -46,21 +54,21 @@ def cholesky(A: Float[Array, "n n"], eps: float) -> Factors:
     status = first(
         failed_if(~jnp.isfinite(largest), NOT_FINITE),
         failed_if(~symmetric | jnp.any(jnp.isnan(pivots)), NOT_AS_DECLARED),
-        failed_if(jnp.any(pivots <= SMALLEST_PIVOT * eps * terms), SINGULAR),
+        failed_if(jnp.any(pivots <= smallest_pivot(eps) * terms), SINGULAR),
     )
     return Factors(L, None, status)
 
 
 def lu(A: Float[Array, "n n"], eps: float) -> Factors:
-    """Factorise any square matrix with partial pivoting, P A = L U."""
-    triangle, _, permutation = linalg.lu(A)
-    # U_ii = (P A)_ii - sum_{k<i} L_ik U_ki: a pivot that is only rounding noise is small beside the terms of that
+    """Factorise the transpose of any square matrix with partial pivoting, P A' = L U."""
+    triangle, _, permutation = linalg.lu(A.T)
+    # U_ii = (P A')_ii - sum_{k<i} L_ik U_ki: a pivot that is only rounding noise is small beside the terms of that
     # sum. The comparison does not change when rows or columns of A are scaled.
     lower, upper = jnp.tril(triangle, -1), jnp.triu(triangle)
     pivots = jnp.abs(jnp.diagonal(triangle))
     terms = pivots + jnp.sum(jnp.abs(lower) * jnp.abs(upper.T), axis=1)
     status = first(
-        failed_if(~jnp.all(jnp.isfinite(A)), NOT_FINITE),
-        failed_if(~jnp.all(pivots > SMALLEST_PIVOT * eps * terms), SINGULAR),
+        failed_if(~jnp.all(jnp.isfinite(terms)), NOT_FINITE),
+        failed_if(~jnp.all(pivots > smallest_pivot(eps) * terms), SINGULAR),
     )
     return Factors(triangle, permutation, status)

@@ -93,12 +93,21 @@ def solve(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions)
         return space.to_real(matvec(space.from_real(v)))
 
     right = space.to_real(b)
+    if len(right) > 1:
+        # JAX transposes a linear solve only where every leaf of b is linear in the tangents, and an equation without
+        # theta is constant: the barrier makes one operation of all leaves.
+        right = list(lax.optimization_barrier(tuple(right)))
     forward, transposed = _strategies(product, right, space, options)
 
     def settled(strategy: Strategy):
         return lambda product, b: settle(*strategy(product, b), options.on_failure)
 
-    return space.from_real(lax.custom_linear_solve(product, right, settled(forward), settled(transposed)))
+    try:
+        u = lax.custom_linear_solve(product, right, settled(forward), settled(transposed))
+    except (ValueError, NotImplementedError):
+        # The product cannot be transposed, as where F holds a while_loop: that leaves forward mode.
+        u = lax.custom_linear_solve(product, right, settled(forward))
+    return space.from_real(u)
 
 
 def _strategies(product: Product, b: Vector, space: RealSpace, options: LinearOptions) -> tuple[Strategy, Strategy]:
@@ -149,10 +158,11 @@ def _krylov(method: Krylov, b: Vector, space: RealSpace, options, rescue: bool) 
                 return outcome.x, first(_finite(b), failed_if(~outcome.converged, NOT_CONVERGED))
 
             # A loop that runs at most once: unlike lax.cond, it costs nothing under vmap unless some element of
-            # the batch needs it.
+            # the batch needs it. The unit vectors depend on the state, or XLA would form the matrix before the
+            # loop as a constant of it, needed or not.
             def densely(state):
-                x, converged, _, _ = state
-                factors = lu(form(product, b), space.eps)
+                x, converged, tried, _ = state
+                factors = lu(form(product, b, unit=1 - tried.astype(space.dtype)), space.eps)
                 dense = split(factors.solve(join(b)), b)
                 x = [jnp.where(converged, old, new) for old, new in zip(x, dense, strict=True)]
                 return x, converged, jnp.array(True), jnp.where(converged, OK, factors.status)
@@ -239,10 +249,10 @@ def _finite(b: Vector) -> Status:
     return failed_if(~jnp.isfinite(dot(b, b)), NOT_FINITE)
 
 
-def form(product: Product, like: Vector) -> Array:
-    """The matrix of a linear map on lists of arrays."""
+def form(product: Product, like: Vector, unit: Array | float = 1) -> Array:
+    """The matrix of a linear map on lists of arrays, from its products with `unit` times the unit vectors."""
     size = sum(leaf.size for leaf in like)
-    columns = jax.vmap(lambda e: join(product(split(e, like))))(jnp.eye(size, dtype=like[0].dtype))
+    columns = jax.vmap(lambda e: join(product(split(e, like))))(unit * jnp.eye(size, dtype=like[0].dtype))
     return columns.T
 
 

@@ -29,10 +29,10 @@ _CONCRETE_NEEDED = (
 class Program:
     """F(x, theta) on flat lists of arrays; equal and hashable by what it computes."""
 
-    def __init__(self, jaxpr: jex.Jaxpr, size_x: int):
-        """Wrap `jaxpr`, whose inputs are theta (constants first, arguments last) and then x."""
+    def __init__(self, jaxpr: jex.Jaxpr, x_tree: Any):
+        """Wrap `jaxpr`, whose inputs are theta (constants first, arguments last) and then the leaves of x."""
         self.jaxpr = jaxpr
-        self.size_x = size_x
+        self.x_tree = x_tree
         self.has_custom_vjp = _contains(jaxpr, "custom_vjp_call")
         try:
             self._key: Hashable | None = jaxpr_key(jaxpr)
@@ -60,7 +60,7 @@ class Program:
             isinstance(other, Program)
             and self.reusable
             and self._hash == other._hash
-            and self.size_x == other.size_x
+            and self.x_tree == other.x_tree
             and self._key == other._key
         )
 
@@ -116,7 +116,7 @@ def _trace(F, x, args, kwargs, array_types):
 
     closed = jax.make_jaxpr(flat)(arrays, x_leaves)
     constants = [c if isinstance(c, jax.core.Tracer) else jnp.asarray(c) for c in closed.consts]
-    return Program(closed.jaxpr, len(x_leaves)), constants + arrays
+    return Program(closed.jaxpr, x_tree), constants + arrays
 
 
 def check_output(F: Callable, x_tree: Any, x_leaves: Sequence[Array], value: PyTree) -> list[Array]:

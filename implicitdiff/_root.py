@@ -63,7 +63,7 @@ def _tangent(program: Program, adjoint) -> Callable:
     return partial(_compiled_tangent, program, adjoint)
 
 
-@partial(jax.jit, static_argnums=(0, 1), inline=True)
+@partial(jax.jit, static_argnums=(0, 1))
 def _compiled_tangent(program: Program, adjoint, x, theta, theta_dot):
     return adjoint.tangent(program, x, theta, theta_dot)
 

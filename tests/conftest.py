@@ -1,0 +1,34 @@
+"""What holds for every test: platform, precision, and the `gpu` marker."""
+
+import os
+
+# Tests run on the CPU, also on a machine that has a GPU: IMPLICITDIFF_TEST_PLATFORM=cuda runs them there.
+# JAX reads the variable when it is first imported. The CPU stays available, because host callbacks need it.
+_platform = os.environ.get("IMPLICITDIFF_TEST_PLATFORM", "cpu")
+os.environ["JAX_PLATFORMS"] = "cpu" if _platform == "cpu" else f"{_platform},cpu"
+# The workers of `pytest -n` share one GPU, so none may take most of its memory at the start, as JAX does.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+# References (closed forms, finite differences) need float64. A test of float32 passes float32 arrays.
+jax.config.update("jax_enable_x64", True)
+
+# The first example of a property compiles, so no deadline; CI draws the same examples every time.
+hypothesis.settings.register_profile("implicitdiff", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("implicitdiff")
+
+
+def pytest_configure() -> None:
+    """Refuse to pass on the CPU when a GPU was asked for."""
+    if _platform != "cpu" and jax.default_backend() == "cpu":
+        raise pytest.UsageError(f"IMPLICITDIFF_TEST_PLATFORM={_platform}, but JAX finds only the CPU")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where JAX runs on the CPU."""
+    for item in items:
+        if item.get_closest_marker("gpu") and jax.default_backend() == "cpu":
+            item.add_marker(pytest.mark.skip(reason="needs a GPU: IMPLICITDIFF_TEST_PLATFORM=cuda"))

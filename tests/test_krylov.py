@@ -1,0 +1,112 @@
+"""The Krylov methods by themselves, and within lineax."""
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+import scipy.sparse.linalg as spl
+
+from implicitdiff.krylov import CG, GMRES, MINRES
+
+N = 80
+
+
+def matrix(kind, condition, n=N, seed=0):
+    rng = np.random.default_rng(seed)
+    U, V = (np.linalg.qr(rng.standard_normal((n, n)))[0] for _ in range(2))
+    spectrum = np.logspace(0, -np.log10(condition), n)
+    signs = np.where(np.arange(n) % 2, 1, -1)
+    return {
+        "definite": (U * spectrum) @ U.T,
+        "indefinite": (U * spectrum * signs) @ U.T,
+        "general": np.eye(n) + 0.4 * (U * spectrum) @ V.T,
+    }[kind]
+
+
+SUITED = [(CG(), "definite"), (MINRES(), "definite"), (MINRES(), "indefinite"), (GMRES(), "definite"),
+          (GMRES(), "general"), (GMRES(restart=15), "general")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "kind"), SUITED)
+def test_the_backward_error_is_that_of_a_direct_solver(method, kind):
+    condition = 1e3 if kind != "indefinite" else 10
+    A = matrix(kind, condition)
+    x = np.random.default_rng(1).standard_normal(N)
+    outcome = jax.jit(lambda b: method.solve(lambda v: [A @ v[0]], [b]))(A @ x)
+    assert outcome.converged
+    residual = np.linalg.norm(A @ np.asarray(outcome.x[0]) - A @ x)
+    assert residual <= 50 * np.finfo(float).eps * (np.linalg.norm(A, 2) + 1) * np.linalg.norm(x)
+    np.testing.assert_allclose(outcome.residual, residual, rtol=0.5, atol=1e-15)
+    assert np.linalg.norm(outcome.x[0] - x) <= 1e-14 * np.linalg.cond(A) * np.linalg.norm(x)
+
+
+def test_minres_needs_no_more_products_than_scipys():
+    A = matrix("indefinite", 30)
+    b = np.random.default_rng(1).standard_normal(N)
+    count = [0]
+    spl.minres(A, b, rtol=1e-10, callback=lambda _: count.__setitem__(0, count[0] + 1))
+    outcome = MINRES(rtol=1e-10).solve(lambda v: [A @ v[0]], [jnp.asarray(b)])
+    assert outcome.converged
+    # SciPy's test also divides by ||A|| ||x||, which lets it stop a little earlier.
+    assert outcome.steps <= 1.3 * count[0]
+
+
+def test_several_leaves_are_one_vector():
+    A = matrix("definite", 10)
+    b = np.random.default_rng(1).standard_normal(N)
+    cut = lambda v: [v[:50].reshape(5, 10), v[50:]]  # noqa: E731
+    join = lambda v: jnp.concatenate([v[0].ravel(), v[1]])  # noqa: E731
+    for method in (CG(), MINRES(), GMRES()):
+        outcome = method.solve(lambda v: cut(A @ join(v)), cut(jnp.asarray(b)))
+        np.testing.assert_allclose(join(outcome.x), np.linalg.solve(A, b), rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", [CG(), MINRES(), GMRES()])
+def test_trivial_and_impossible_right_hand_sides(method):
+    A = matrix("definite", 10)
+    product = lambda v: [A @ v[0]]  # noqa: E731
+    nothing = method.solve(product, [jnp.zeros(N)])
+    assert nothing.converged
+    np.testing.assert_array_equal(nothing.x[0], 0)
+    eigenvector = np.linalg.eigh(A)[1][:, 3]
+    once = method.solve(product, [jnp.asarray(A @ eigenvector)])
+    assert once.converged
+    np.testing.assert_allclose(once.x[0], eigenvector, atol=1e-12)
+    assert not method.solve(product, [jnp.full(N, jnp.nan)]).converged
+    tiny, huge = (method.solve(product, [s * jnp.asarray(A @ eigenvector)]) for s in (1e-150, 1e150))
+    assert tiny.converged
+    assert huge.converged
+
+
+@pytest.mark.parametrize("method", [CG(max_steps=200), MINRES(max_steps=200), GMRES(max_steps=200)])
+def test_a_singular_system_does_not_converge(method):
+    A = np.diag(np.r_[0.0, np.linspace(1, 2, N - 1)])
+    outcome = jax.jit(lambda b: method.solve(lambda v: [A @ v[0]], [b]))(np.ones(N))
+    assert not outcome.converged
+    consistent = method.solve(lambda v: [A @ v[0]], [jnp.asarray(A @ np.ones(N))])
+    assert consistent.converged  # b in the range: the solution of least norm
+    np.testing.assert_allclose(consistent.x[0], np.r_[0.0, np.ones(N - 1)], atol=1e-12)
+
+
+def test_cg_notices_an_indefinite_matrix():
+    A = matrix("indefinite", 10)
+    assert not CG().solve(lambda v: [A @ v[0]], [jnp.ones(N)]).converged
+
+
+def test_a_batch_stops_element_by_element():
+    As = np.stack([matrix("definite", c) for c in (2.0, 1e3)])
+    outcome = jax.jit(jax.vmap(lambda A: CG().solve(lambda v: [A @ v[0]], [jnp.ones(N)])))(As)
+    assert outcome.steps[0] < outcome.steps[1]
+    for A, x in zip(As, outcome.x[0], strict=True):
+        np.testing.assert_allclose(x, np.linalg.solve(A, np.ones(N)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", [CG(rtol=1e-12), MINRES(rtol=1e-12), GMRES(rtol=1e-12)])
+def test_within_lineax(method):
+    A, b = jnp.asarray(matrix("definite", 10)), jnp.arange(1.0, N + 1)
+    solve = lambda A, b: lx.linear_solve(lx.MatrixLinearOperator(A, lx.positive_semidefinite_tag), b, method).value  # noqa: E731
+    np.testing.assert_allclose(solve(A, b), np.linalg.solve(A, b), rtol=1e-9)
+    np.testing.assert_allclose(jax.grad(lambda b: jnp.sum(solve(A, b)))(b), np.linalg.solve(A, np.ones(N)), rtol=1e-9)
+    with pytest.raises(Exception, match="steps"):
+        lx.linear_solve(lx.MatrixLinearOperator(A), b, type(method)(rtol=1e-12, max_steps=2))

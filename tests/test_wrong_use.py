@@ -1,0 +1,160 @@
+"""Wrong use is an error at trace time that says what was found, what was expected and how to mend it."""
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+
+import implicitdiff as idf
+
+X = {"w": jnp.ones(3), "b": jnp.ones(())}
+
+
+def notes(info):
+    return str(info.value) + "\n".join(getattr(info.value, "__notes__", []))
+
+
+OUTPUTS = {
+    "another shape": (lambda x, t: {"w": x["w"][:2] - t, "b": x["b"]}, ["x['w']", "(3,)", "(2,)"]),
+    "another structure": (lambda x, t: (x["w"], x["b"]), ["structure", "'w'", "expected", "found"]),
+    "a scalar": (lambda x, t: jnp.sum(x["w"]) * t, ["structure"]),
+    "integers": (lambda x, t: {"w": jnp.round(x["w"]).astype(int), "b": x["b"]}, ["not differentiable", "int64", "x['w']"]),
+    "complex": (lambda x, t: {"w": x["w"] * 1j, "b": x["b"]}, ["complex128", "x['w']"]),
+}
+
+
+@pytest.mark.parametrize("case", OUTPUTS)
+@pytest.mark.parametrize("fixed_point", [False, True])
+def test_output_of_F_that_does_not_match_x(case, fixed_point):
+    F, words = OUTPUTS[case]
+    attach = idf.implicit_fixed_point if fixed_point else idf.implicit_root
+    with pytest.raises(TypeError) as info:
+        attach(F, X, 1.0)
+    assert all(word in notes(info) for word in [*words, "<lambda>"])
+    with pytest.raises(TypeError):
+        jax.jit(lambda t: attach(F, X, t))(1.0)
+
+
+def test_F_that_forgets_an_argument():
+    with pytest.raises(TypeError) as info:
+        idf.implicit_root(lambda x: x, 1.0, 2.0, 3.0)
+    assert "2 positional argument(s) after x" in notes(info)
+    solver = idf.custom_root(lambda x, a: x - a)(lambda init, a, tol=1e-3: a)
+    with pytest.raises(TypeError) as info:
+        solver(None, 1.0, tol=1e-6)
+    assert "['tol']" in notes(info)
+
+
+def test_F_in_numpy():
+    with pytest.raises(jax.errors.TracerArrayConversionError) as info:
+        idf.implicit_root(lambda x, t: np.sin(np.asarray(x)) - t, 1.0, 0.5)
+    assert "must be written in JAX" in notes(info)
+
+
+def test_F_that_is_a_callback():
+    def F(x, t):
+        return jax.pure_callback(lambda x, t: np.asarray(x - t), jax.ShapeDtypeStruct((), jnp.float64), x, t)
+
+    with pytest.raises(Exception) as info:  # noqa: PT011
+        jax.grad(lambda t: idf.implicit_root(F, 1.0, t))(1.0)
+    assert "must be differentiable" in notes(info)
+
+
+def test_integer_unknowns():
+    with pytest.raises(TypeError, match=r"leaf x\['n'\] has dtype int64.*has_aux"):
+        idf.implicit_root(lambda x, t: x, {"n": jnp.arange(3)}, 1.0)
+    with pytest.raises(TypeError, match=r"x must be an array, found object"):
+        idf.implicit_root(lambda x, t: x, object(), 1.0)
+
+
+def test_a_tuple_without_has_aux():
+    solver = idf.custom_root(lambda x, a: x - a)(lambda init, a: (a, {"iterations": jnp.ones(())}))
+    with pytest.raises(TypeError) as info:
+        solver(None, 1.0)
+    assert "has_aux=True" in notes(info)
+
+
+@pytest.mark.parametrize("returned", [jnp.ones(2), (jnp.ones(2),), (1.0, 2.0, 3.0)])
+def test_has_aux_without_aux(returned):
+    solver = idf.custom_root(lambda x, a: x - a, has_aux=True)(lambda init, a: returned)
+    with pytest.raises(TypeError, match=r"must return \(x, aux\)"):
+        solver(None, 1.0)
+
+
+ORDERS = {
+    "swapped": (lambda x, b, a: x, lambda init, a, b: a),
+    "shifted": (lambda x, extra, a: x, lambda init, a: a),
+    "stationary": (idf.optimality.stationary(lambda x, b, a: x), lambda init, a, b: a),
+}
+
+
+@pytest.mark.parametrize("case", ORDERS)
+def test_the_same_arguments_in_another_order(case):
+    F, solver = ORDERS[case]
+    with pytest.raises(TypeError, match=r"same order.*'a'"):
+        idf.custom_root(F)(solver)
+    with pytest.raises(TypeError, match="same order"):
+        idf.custom_fixed_point(F)(solver)
+
+
+def test_a_method_in_another_order():
+    with pytest.raises(TypeError, match="same order"):
+
+        class _Model:
+            @idf.custom_root(lambda x, b, a: x)
+            def solve(self, init, a, b):
+                return a
+
+
+def test_another_default():
+    with pytest.raises(TypeError, match=r"'l2' has the default 1\.0 .* and 2\.0"):
+        idf.custom_root(lambda x, a, l2=2.0: x)(lambda init, a, l2=1.0: a)
+    idf.custom_root(lambda x, a, l2=1.0: x)(lambda init, a, l2=1.0: a)
+
+
+def test_other_names_are_fine():
+    solver = idf.custom_root(lambda x, theta_f, theta_g: x - theta_f - theta_g)(lambda init, a, b: a + b)
+    assert float(jax.grad(solver, argnums=2)(None, 1.0, 2.0)) == 1.0
+
+
+def test_no_init():
+    with pytest.raises(TypeError, match="starting point"):
+        idf.custom_root(lambda x, a: x - a)(lambda init, a: a)(a=1.0)
+
+
+def test_a_numpy_solver_under_jit():
+    solver = idf.custom_root(lambda x, a: x - a)(lambda init, a: np.asarray(a))
+    with pytest.raises(jax.errors.TracerArrayConversionError) as info:
+        jax.jit(solver)(None, 1.0)
+    assert "host_solver" in notes(info)
+
+
+ADJOINTS = {
+    "Neumann on a root": (lambda: idf.implicit_root(lambda x, t: x - t, 1.0, 1.0, adjoint=idf.Neumann(3)), "fixed-point"),
+    "OneStep on a root": (lambda: idf.implicit_root(lambda x, t: x - t, 1.0, 1.0, adjoint=idf.OneStep()), "fixed-point"),
+    "Unrolled without a solver": (lambda: idf.implicit_root(lambda x, t: x - t, 1.0, 1.0, adjoint=idf.Unrolled()), "decorators"),
+    "something else": (lambda: idf.implicit_root(lambda x, t: x - t, 1.0, 1.0, adjoint="implicit"), "must be Implicit"),
+    "a class": (lambda: idf.Implicit(linear_solver=lx.LU), "instance"),
+    "a string": (lambda: idf.Implicit(linear_solver="cg"), "lineax"),
+    "on_failure": (lambda: idf.Implicit(on_failure="throw"), "on_failure"),
+    "polish": (lambda: idf.Implicit(polish=-1), "Newton steps"),
+    "rtol": (lambda: idf.Implicit(rtol=-1.0), "rtol"),
+    "terms": (lambda: idf.Neumann(0), "terms"),
+    "too few tangents": (lambda: idf.root_jvp(lambda x, a, b: x - a, 1.0, (1.0, 2.0), (1.0,)), "tangents"),
+}
+
+
+@pytest.mark.parametrize("case", ADJOINTS)
+def test_settings_that_make_no_sense(case):
+    call, words = ADJOINTS[case]
+    with pytest.raises((TypeError, ValueError), match=words):
+        call()
+
+
+def test_a_solver_that_fails_says_so_itself():
+    def broken(init, a):
+        raise RuntimeError("did not converge")
+
+    with pytest.raises(RuntimeError, match="did not converge"):
+        jax.grad(idf.custom_root(lambda x, a: x - a)(broken), argnums=1)(None, 1.0)
