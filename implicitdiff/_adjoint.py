@@ -8,8 +8,6 @@ import contextlib
 import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +58,7 @@ class Implicit:
     polish: int = 0
     residual_tol: float | None = None
 
-    def __post_init__(self):  # noqa: D105
+    def __post_init__(self):
         if self.on_failure not in ("nan", "raise", "warn", "ignore"):
             raise ValueError(f'on_failure must be "nan", "raise", "warn" or "ignore", found {self.on_failure!r}.')
         if self.linear_solver is not None and not callable(self.linear_solver):
@@ -80,12 +78,12 @@ class Implicit:
 
     def informed_by(self, F: Callable) -> "Implicit":
         """Fill in what F says of its own Jacobian where the user said nothing."""
-        known = {
-            name: getattr(F, name, None)
-            for name in ("symmetric", "positive_definite")
-            if getattr(self, name) is None and getattr(F, name, None) is not None
-        }
-        return dataclasses.replace(self, **known) if known else self
+        symmetric, definite = getattr(F, "symmetric", None), getattr(F, "positive_definite", None)
+        return dataclasses.replace(
+            self,
+            symmetric=symmetric if self.symmetric is None else self.symmetric,
+            positive_definite=definite if self.positive_definite is None else self.positive_definite,
+        )
 
     def tangent(self, program: Program, x: Leaves, theta: Leaves, theta_dot: Sequence[Array | None]) -> list[Array]:
         """Solve A x_dot = -B theta_dot with A = dF/dx and B = dF/dtheta."""
@@ -136,7 +134,7 @@ class Neumann:
 
     terms: int
 
-    def __post_init__(self):  # noqa: D105
+    def __post_init__(self):
         if not isinstance(self.terms, int) or self.terms < 1:
             raise ValueError(f"terms must be a number of terms, 1 or more, found {self.terms!r}.")
 

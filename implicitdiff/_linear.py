@@ -200,10 +200,10 @@ def _lineax(solver: lx.AbstractLinearSolver, b: Vector, space: RealSpace, option
                 settings["preconditioner"] = lx.FunctionLinearOperator(precondition, structure, tags)
             state = solver.init(lx.FunctionLinearOperator(product, structure, tags), settings)
             x, result, _ = solver.compute(state, b, settings)
-            limit = options.rtol
-            if limit is None and getattr(solver, "rtol", None) is not None:
+            limit, own = options.rtol, getattr(solver, "rtol", None)
+            if limit is None and own is not None:
                 # Lineax measures leaf by leaf in a norm of its own: leave room for that.
-                limit = 100 * solver.rtol
+                limit = 100 * own
             status = check(product, x, b, space, limit, options.atol or getattr(solver, "atol", 0.0),
                            least_squares=not solver.assume_full_rank())  # fmt: skip
             return x, first(status, failed_if(result != lx.RESULTS.successful, NOT_CONVERGED))
@@ -216,9 +216,7 @@ def _lineax(solver: lx.AbstractLinearSolver, b: Vector, space: RealSpace, option
     def precondition(v):
         return space.to_real(options.preconditioner(space.from_real(v)))
 
-    return with_preconditioner(precondition), with_preconditioner(
-        lambda v: jax.linear_transpose(precondition, b)(v)[0]
-    )
+    return with_preconditioner(precondition), with_preconditioner(lambda v: jax.linear_transpose(precondition, b)(v)[0])
 
 
 def _callable(solver: Callable, space: RealSpace, options: LinearOptions) -> tuple[Strategy, Strategy]:

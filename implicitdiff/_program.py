@@ -17,6 +17,8 @@ from jax import tree_util as jtu
 from jax.extend import core as jex
 from jaxtyping import Array, PyTree
 
+from ._jaxpr_key import NoKeyError, jaxpr_key
+
 # Python floats are arrays, as everywhere in JAX; integers and booleans steer shapes and branches: they are fixed.
 _ARRAYS = (jax.Array, np.ndarray, np.generic, float, complex)
 _CONCRETE_NEEDED = (
@@ -36,7 +38,7 @@ class Program:
         self.has_custom_vjp = _contains(jaxpr, "custom_vjp_call")
         try:
             self._key: Hashable | None = jaxpr_key(jaxpr)
-        except _NoKeyError:
+        except NoKeyError:
             self._key = None
         self._hash = hash(self._key) if self.reusable else id(self)
 
@@ -50,10 +52,10 @@ class Program:
         constants = len(self.jaxpr.constvars)
         return jex.jaxpr_as_fun(_closed(self.jaxpr, theta[:constants]))(*theta[constants:], *x)
 
-    def __hash__(self) -> int:  # noqa: D105
+    def __hash__(self) -> int:
         return self._hash
 
-    def __eq__(self, other: object) -> bool:  # noqa: D105
+    def __eq__(self, other: object) -> bool:
         if self is other:
             return True
         return (
@@ -168,59 +170,7 @@ def _closed(jaxpr: jex.Jaxpr, constants: Sequence[Array]) -> jex.ClosedJaxpr:
 
 def _contains(jaxpr: jex.Jaxpr, primitive: str) -> bool:
     return any(
-        primitive in eqn.primitive.name or any(_contains(inner, primitive) for inner in jex.jaxprs_in_params(eqn.params))
+        primitive in eqn.primitive.name
+        or any(_contains(inner, primitive) for inner in jex.jaxprs_in_params(eqn.params))
         for eqn in jaxpr.eqns
     )
-
-
-class _NoKeyError(Exception):
-    """The program holds a Python function that is made anew at each trace (a custom derivative rule)."""
-
-
-def jaxpr_key(jaxpr: jex.Jaxpr) -> Hashable:
-    """A hashable value that is equal for two jaxprs exactly when they are the same computation."""
-    number: dict[Any, int] = {}
-
-    def name(atom):
-        if isinstance(atom, jex.Literal):
-            return _value_key(np.asarray(atom.val)), atom.aval
-        return number.setdefault(atom, len(number))
-
-    inputs = [*jaxpr.constvars, *jaxpr.invars]
-    return (
-        tuple((name(v), v.aval) for v in inputs),
-        tuple(
-            (
-                eqn.primitive,
-                tuple(map(name, eqn.invars)),
-                tuple((name(v), v.aval) for v in eqn.outvars),
-                tuple((k, _value_key(v)) for k, v in sorted(eqn.params.items())),
-                eqn.ctx,
-            )
-            for eqn in jaxpr.eqns
-        ),
-        tuple(map(name, jaxpr.outvars)),
-        len(jaxpr.constvars),
-    )
-
-
-def _value_key(value: Any) -> Hashable:
-    if isinstance(value, jex.ClosedJaxpr):
-        return jaxpr_key(value.jaxpr), tuple(map(_value_key, value.consts))
-    if isinstance(value, jex.Jaxpr):
-        return jaxpr_key(value)
-    if isinstance(value, tuple | list):
-        return (type(value), *map(_value_key, value))
-    if isinstance(value, dict):
-        return (dict, *((k, _value_key(v)) for k, v in value.items()))
-    if isinstance(value, np.ndarray | np.generic | float | complex):
-        # By bytes: 0.0 and -0.0 are equal but not the same, and nan is not equal to itself.
-        array = np.asarray(value)
-        return type(value), array.dtype, array.shape, array.tobytes()
-    if isinstance(value, jax.Array) or (callable(value) and not isinstance(value, type)):
-        raise _NoKeyError
-    try:
-        hash(value)
-    except TypeError as error:
-        raise _NoKeyError from error
-    return type(value), value

@@ -92,7 +92,7 @@ def attach(F: Callable, x: PyTree, args: tuple, kwargs: dict[str, Any], adjoint:
 
 
 def check_unknowns(x: PyTree) -> PyTree:
-    """x with arrays for leaves; raise TypeError, naming the leaf, where one is not real or complex."""
+    """X with arrays for leaves; raise TypeError, naming the leaf, where one is not real or complex."""
     leaves, tree = jtu.tree_flatten_with_path(x)
     arrays = []
     for path, leaf in leaves:

@@ -50,8 +50,8 @@ def test_one_step_is_the_derivative_of_one_step():
 
 
 def test_one_step_is_exact_for_newton():
-    heron = lambda x, a: 0.5 * (x + a / x)  # noqa: E731
-    root = lambda a: idf.implicit_fixed_point(heron, jnp.sqrt(jax.lax.stop_gradient(a)), a, adjoint=idf.OneStep())  # noqa: E731
+    heron = lambda x, a: 0.5 * (x + a / x)
+    root = lambda a: idf.implicit_fixed_point(heron, jnp.sqrt(jax.lax.stop_gradient(a)), a, adjoint=idf.OneStep())
     np.testing.assert_allclose(jax.grad(root)(4.0), 0.25)
     np.testing.assert_allclose(jax.grad(jax.grad(root))(4.0), -1 / 32)
 
@@ -97,7 +97,7 @@ class TestPolish:
 
     @staticmethod
     def root(theta, error, polish):
-        F = lambda x, theta: x - T(x, theta)  # noqa: E731
+        F = lambda x, theta: x - T(x, theta)
         return idf.implicit_root(F, X + error, theta, adjoint=idf.Implicit(polish=polish))
 
     def test_the_value_is_untouched(self):
@@ -120,7 +120,7 @@ def test_many_conditions_of_one_problem_agree():
     def f(x, theta):
         return 0.5 * jnp.sum((D.T @ x - theta) ** 2) + 0.5 * jnp.sum(x**2)
 
-    x = lambda theta: np.linalg.solve(D @ D.T + np.eye(N), D @ np.asarray(theta))  # noqa: E731
+    x = lambda theta: np.linalg.solve(D @ D.T + np.eye(N), D @ np.asarray(theta))
     expected = np.linalg.solve(D @ D.T + np.eye(N), D)
     gradient = jax.grad(f)
     host = idf.host_solver(lambda init, theta: x(theta), jax.ShapeDtypeStruct((N,), jnp.float64))

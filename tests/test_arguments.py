@@ -190,7 +190,7 @@ def test_aux_of_any_dtype(aux):
     def solver(init, scale, shift):
         return np.asarray(scale) * np.asarray(shift), AUX[aux]
 
-    value, got = solver(None, 3.0, SHIFT)
+    _, got = solver(None, 3.0, SHIFT)
     assert jax.tree.structure(got) == jax.tree.structure(AUX[aux])
     gradient, got = jax.grad(lambda s: (lambda x, a: (jnp.sum(x), a))(*solver(None, s, SHIFT)), has_aux=True)(3.0)
     np.testing.assert_allclose(gradient, 3.0)
@@ -214,7 +214,7 @@ def test_no_unknowns_and_no_parameters():
     assert gradient == 0
     np.testing.assert_allclose(idf.implicit_root(lambda x: x - 1, np.ones(2)), 1)
     both = {"none": jnp.zeros(0), "one": jnp.array(2.0)}
-    F = lambda x, a: {"none": x["none"], "one": x["one"] ** 2 - a}  # noqa: E731
+    F = lambda x, a: {"none": x["none"], "one": x["one"] ** 2 - a}
     assert jax.grad(lambda a: idf.implicit_root(F, both, a)["one"])(4.0) == 0.25
 
 

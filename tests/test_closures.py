@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from opaque import COTANGENT, THETA, B, F, M, differences, jacobian, newton
 
 import implicitdiff as idf
-from opaque import COTANGENT, THETA, B, F, M, differences, jacobian, newton
 
 J = jacobian(THETA)
 

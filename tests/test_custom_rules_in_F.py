@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from opaque import COTANGENT, TANGENT, THETA, B, M, hessian, jacobian, newton
 
 import implicitdiff as idf
-from opaque import COTANGENT, TANGENT, THETA, B, M, hessian, jacobian, newton
 
 J, H = jacobian(THETA), hessian(THETA)
 
@@ -51,7 +51,7 @@ CONDITIONS = {
 @pytest.mark.parametrize("case", CONDITIONS)
 def test_both_modes(case, solver):
     adjoint = idf.Implicit(linear_solver=solver)
-    x = lambda theta: idf.implicit_root(CONDITIONS[case], newton(THETA), theta, adjoint=adjoint)  # noqa: E731
+    x = lambda theta: idf.implicit_root(CONDITIONS[case], newton(THETA), theta, adjoint=adjoint)
     forward, reverse = jax.jit(lambda t: (jax.jvp(x, (t,), (TANGENT,))[1], jax.vjp(x, t)[1](COTANGENT)[0]))(THETA)
     np.testing.assert_allclose(forward, J @ TANGENT, rtol=1e-11)
     np.testing.assert_allclose(reverse, COTANGENT @ J, rtol=1e-11)
@@ -60,8 +60,8 @@ def test_both_modes(case, solver):
 
 @pytest.mark.parametrize("solver", [None, idf.krylov.GMRES()])
 def test_a_loop_that_jax_cannot_reverse_leaves_forward_mode(solver):
-    F = lambda x, theta: M @ x + 0.1 * cube_by_loop(x) - B @ jnp.sin(theta)  # noqa: E731
-    x = lambda theta: idf.implicit_root(F, newton(THETA), theta, adjoint=idf.Implicit(linear_solver=solver))  # noqa: E731
+    F = lambda x, theta: M @ x + 0.1 * cube_by_loop(x) - B @ jnp.sin(theta)
+    x = lambda theta: idf.implicit_root(F, newton(THETA), theta, adjoint=idf.Implicit(linear_solver=solver))
     np.testing.assert_allclose(jax.jit(jax.jacfwd(x))(THETA), J, rtol=1e-11)
     np.testing.assert_allclose(jax.jacfwd(jax.jacfwd(x))(jnp.asarray(THETA)), H, rtol=1e-7, atol=1e-8)
     with pytest.raises(TypeError, match="transpose"):
@@ -75,7 +75,7 @@ def test_custom_vjp_in_a_minimised_function():
 
     half_square.defvjp(lambda x: (0.5 * jnp.sum(x**2), x), lambda x, g: (g * x,))
     F = idf.optimality.stationary(lambda x, t: half_square(x - t) + 0.5 * jnp.sum(x**2), positive_definite=True)
-    x = lambda t: idf.implicit_root(F, 0.5 * jax.lax.stop_gradient(t), t)  # noqa: E731
+    x = lambda t: idf.implicit_root(F, 0.5 * jax.lax.stop_gradient(t), t)
     for mode in (jax.jacfwd, jax.jacrev):
         np.testing.assert_allclose(mode(x)(jnp.ones(3)), 0.5 * np.eye(3), rtol=1e-12)
 
@@ -95,9 +95,9 @@ class TestNested:
     @pytest.mark.parametrize("jit", [False, True])
     @pytest.mark.parametrize("order", [1, 2, 3])
     def test_against_the_closed_form(self, order, jit):
-        F = lambda x, theta: x**3 - self.inner(x) * self.inner(theta)  # noqa: E731
-        f = lambda theta: self.outer(theta, F)  # noqa: E731
-        exact = lambda theta: theta**0.2  # noqa: E731
+        F = lambda x, theta: x**3 - self.inner(x) * self.inner(theta)
+        f = lambda theta: self.outer(theta, F)
+        exact = lambda theta: theta**0.2
         for k in range(order):
             f, exact = (jax.grad if k % 2 == 0 else jax.jacfwd)(f), jax.grad(exact)
         np.testing.assert_allclose((jax.jit(f) if jit else f)(2.0), exact(2.0), rtol=1e-10)
@@ -106,7 +106,7 @@ class TestNested:
     def test_a_decorated_solver_inside_F(self, solver):
         @idf.custom_root(lambda y, x: y + 0.1 * y**3 - x, adjoint=idf.Implicit(linear_solver=solver))
         def inner(init, x):
-            step = lambda _, y: y - (y + 0.1 * y**3 - x) / (1 + 0.3 * y**2)  # noqa: E731
+            step = lambda _, y: y - (y + 0.1 * y**3 - x) / (1 + 0.3 * y**2)
             return jax.lax.stop_gradient(jax.lax.fori_loop(0, 20, step, init))
 
         def F(x, theta):
@@ -116,7 +116,7 @@ class TestNested:
         dy = np.linalg.solve(M, B)
         first = (1 + 0.3 * y**2)[:, None] * dy
         second = (0.6 * y)[:, None, None] * dy[:, :, None] * dy[:, None, :]
-        x = lambda theta: idf.implicit_root(F, y + 0.1 * y**3, theta, adjoint=idf.Implicit(linear_solver=solver))  # noqa: E731
+        x = lambda theta: idf.implicit_root(F, y + 0.1 * y**3, theta, adjoint=idf.Implicit(linear_solver=solver))
         for mode in (jax.jacfwd, jax.jacrev):
             np.testing.assert_allclose(jax.jit(mode(x))(THETA), first, rtol=1e-10)
         np.testing.assert_allclose(jax.jit(jax.jacfwd(jax.jacrev(x)))(THETA), second, rtol=1e-8, atol=1e-11)
@@ -124,6 +124,6 @@ class TestNested:
 
 def test_hessian_with_custom_vjp_in_reverse_over_reverse():
     """A custom_vjp can be differentiated again in reverse mode only if its rule can: this one's can."""
-    x = lambda theta: idf.implicit_root(CONDITIONS["custom_vjp"], newton(THETA), theta)  # noqa: E731
+    x = lambda theta: idf.implicit_root(CONDITIONS["custom_vjp"], newton(THETA), theta)
     got = jax.jit(jax.jacrev(jax.jacrev(lambda t: x(t) @ COTANGENT)))(THETA)
     np.testing.assert_allclose(got, np.tensordot(COTANGENT, H, 1), rtol=1e-7, atol=1e-8)

@@ -18,7 +18,15 @@ def test_examples(name):
     assert results.failed == 0
 
 
-FUNCTIONS = ["implicit_root", "implicit_fixed_point", "custom_root", "custom_fixed_point", "root_jvp", "root_vjp", "host_solver"]
+FUNCTIONS = [
+    "implicit_root",
+    "implicit_fixed_point",
+    "custom_root",
+    "custom_fixed_point",
+    "root_jvp",
+    "root_vjp",
+    "host_solver",
+]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from opaque import THETA, B, M, jacobian, newton
 
 import implicitdiff as idf
-from opaque import B, M, THETA, jacobian, newton
 
 J = jacobian(THETA)
 
@@ -50,7 +50,9 @@ def test_unknowns_that_mix_float32_and_float64(mode, size):
         return {"a": (D * a + C @ b - theta[0]).astype(jnp.float32), "b": C.T @ a - D * b + theta[1]}
 
     full = np.block([[np.diag(D), C], [C.T, -np.diag(D)]])
-    right = np.concatenate([np.stack([np.ones(size), np.zeros(size)], 1), np.stack([np.zeros(size), -np.ones(size)], 1)])
+    right = np.concatenate(
+        [np.stack([np.ones(size), np.zeros(size)], 1), np.stack([np.zeros(size), -np.ones(size)], 1)]
+    )
     expected = np.linalg.solve(full, right)
     root = expected @ np.array([1.0, 2.0])
     x = {"a": jnp.asarray(root[:size], jnp.float32), "b": jnp.asarray(root[size:])}
@@ -71,7 +73,9 @@ def not_holomorphic(x, theta):
     return A_COMPLEX @ x + 0.3 * jnp.conj(x) ** 2 - theta * jnp.abs(theta)
 
 
-@pytest.mark.parametrize("solver", [None, idf.krylov.GMRES(), lambda mv, b: jax.scipy.sparse.linalg.gmres(mv, b, tol=1e-12)[0]])
+@pytest.mark.parametrize(
+    "solver", [None, idf.krylov.GMRES(), lambda mv, b: jax.scipy.sparse.linalg.gmres(mv, b, tol=1e-12)[0]]
+)
 @pytest.mark.parametrize("F", [holomorphic, not_holomorphic])
 def test_complex_unknowns(F, solver):
     """Against finite differences in the real and in the imaginary part."""
@@ -80,16 +84,23 @@ def test_complex_unknowns(F, solver):
         pytest.skip("jax.scipy's GMRES is linear over the complex numbers only")
 
     def root(theta):
-        real = lambda z: np.concatenate([z.real, z.imag])  # noqa: E731
+        real = lambda z: np.concatenate([z.real, z.imag])
         x = np.zeros(2, complex)
         for _ in range(50):
-            columns = [real(jax.jvp(lambda x: F(x, theta), (x,), (e,))[1]) for e in np.concatenate([np.eye(2), 1j * np.eye(2)])]
+            columns = [
+                real(jax.jvp(lambda x: F(x, theta), (x,), (e,))[1]) for e in np.concatenate([np.eye(2), 1j * np.eye(2)])
+            ]
             step = np.linalg.solve(np.array(columns).T, real(np.asarray(F(x, theta))))
             x = x - (step[:2] + 1j * step[2:])
         return x
 
     def attached(theta):
-        return idf.implicit_root(F, root(np.asarray(jax.lax.stop_gradient(theta))), theta, adjoint=idf.Implicit(linear_solver=solver))
+        return idf.implicit_root(
+            F,
+            root(np.asarray(jax.lax.stop_gradient(theta))),
+            theta,
+            adjoint=idf.Implicit(linear_solver=solver),
+        )
 
     rng = np.random.default_rng(1)
     tangent = rng.standard_normal(2) + 1j * rng.standard_normal(2)
@@ -102,7 +113,7 @@ def test_complex_unknowns(F, solver):
 
 
 def test_a_real_minimum_of_complex_unknowns_is_symmetric():
-    f = lambda x, t: jnp.sum(jnp.abs(A_COMPLEX @ x - t) ** 2)  # noqa: E731
+    f = lambda x, t: jnp.sum(jnp.abs(A_COMPLEX @ x - t) ** 2)
     F = idf.optimality.stationary(f, positive_definite=True)
     theta = jnp.array([1.0 + 2j, 3.0])
     x = np.linalg.solve(A_COMPLEX, np.asarray(theta))

@@ -29,7 +29,7 @@ CONDITIONS = {"general": F, "definite": F_definite, "symmetric": F_symmetric}
 def products(F):
     @jax.jit
     def run(A, t, v):
-        x = lambda t: idf.implicit_root(F, jnp.zeros_like(t), t, A)  # noqa: E731
+        x = lambda t: idf.implicit_root(F, jnp.zeros_like(t), t, A)
         return jax.jvp(x, (t,), (t,))[1], jax.vjp(x, t)[1](v)[0]
 
     return run

@@ -39,6 +39,7 @@ def test_scipy_eagerly():
 
 def root(init, theta):
     """x_0 + x_1 = theta_0, x_0 exp(x_1) = theta_1, by SciPy's hybrid method."""
+
     def f(x):
         return np.array([x[0] + x[1] - theta[0], x[0] * np.exp(x[1]) - theta[1]])
 
@@ -70,7 +71,9 @@ def test_sklearn_ridge_has_the_closed_form():
     def fit(init, alpha, X, y):
         return Ridge(alpha=float(alpha), fit_intercept=False, solver="cholesky").fit(X, y).coef_
 
-    solver = idf.custom_root(idf.optimality.stationary(loss, positive_definite=True))(idf.host_solver(fit, lambda init, alpha, X, y: init))
+    solver = idf.custom_root(idf.optimality.stationary(loss, positive_definite=True))(
+        idf.host_solver(fit, lambda init, alpha, X, y: init)
+    )
     init = np.zeros(10)
     got = jax.jit(jax.jacfwd(solver, argnums=1))(init, 0.5, X, y)
     w = np.linalg.solve(X.T @ X + 0.5 * np.eye(10), X.T @ y)
@@ -85,7 +88,9 @@ def test_sklearn_logistic_regression_against_refits():
         return jnp.exp(log_C) * jnp.sum(jnp.logaddexp(0, -(2 * y - 1) * (X @ w))) + 0.5 * jnp.sum(w**2)
 
     def fit(init, log_C):
-        model = LogisticRegression(C=float(np.exp(log_C)), fit_intercept=False, tol=1e-10, max_iter=500, solver="newton-cg")
+        model = LogisticRegression(
+            C=float(np.exp(log_C)), fit_intercept=False, tol=1e-10, max_iter=500, solver="newton-cg"
+        )
         return model.fit(X, y).coef_[0]
 
     solver = idf.custom_root(idf.optimality.stationary(loss, positive_definite=True))(fit)
@@ -122,4 +127,6 @@ def test_results_are_cast_and_checked():
     with pytest.raises(TypeError, match="expected"):
         idf.host_solver(lambda t: {"y": 1.0}, {"x": jax.ShapeDtypeStruct((), jnp.float64)})(jnp.ones(1))
     with pytest.raises(Exception, match="expected shape"):
-        jax.block_until_ready(jax.jit(idf.host_solver(lambda t: np.ones(2), jax.ShapeDtypeStruct((3,), jnp.float64)))(jnp.ones(1)))
+        jax.block_until_ready(
+            jax.jit(idf.host_solver(lambda t: np.ones(2), jax.ShapeDtypeStruct((3,), jnp.float64)))(jnp.ones(1))
+        )

@@ -55,17 +55,17 @@ def test_minres_needs_no_more_products_than_scipys():
 def test_several_leaves_are_one_vector():
     A = matrix("definite", 10)
     b = np.random.default_rng(1).standard_normal(N)
-    cut = lambda v: [v[:50].reshape(5, 10), v[50:]]  # noqa: E731
-    join = lambda v: jnp.concatenate([v[0].ravel(), v[1]])  # noqa: E731
+    cut = lambda v: [v[:50].reshape(5, 10), v[50:]]
+    join = lambda v: jnp.concatenate([v[0].ravel(), v[1]])
     for method in (CG(), MINRES(), GMRES()):
         outcome = method.solve(lambda v: cut(A @ join(v)), cut(jnp.asarray(b)))
-        np.testing.assert_allclose(join(outcome.x), np.linalg.solve(A, b), rtol=1e-12)
+        np.testing.assert_allclose(join(outcome.x), np.linalg.solve(A, b), rtol=1e-10)
 
 
 @pytest.mark.parametrize("method", [CG(), MINRES(), GMRES()])
 def test_trivial_and_impossible_right_hand_sides(method):
     A = matrix("definite", 10)
-    product = lambda v: [A @ v[0]]  # noqa: E731
+    product = lambda v: [A @ v[0]]
     nothing = method.solve(product, [jnp.zeros(N)])
     assert nothing.converged
     np.testing.assert_array_equal(nothing.x[0], 0)
@@ -105,7 +105,7 @@ def test_a_batch_stops_element_by_element():
 @pytest.mark.parametrize("method", [CG(rtol=1e-12), MINRES(rtol=1e-12), GMRES(rtol=1e-12)])
 def test_within_lineax(method):
     A, b = jnp.asarray(matrix("definite", 10)), jnp.arange(1.0, N + 1)
-    solve = lambda A, b: lx.linear_solve(lx.MatrixLinearOperator(A, lx.positive_semidefinite_tag), b, method).value  # noqa: E731
+    solve = lambda A, b: lx.linear_solve(lx.MatrixLinearOperator(A, lx.positive_semidefinite_tag), b, method).value
     np.testing.assert_allclose(solve(A, b), np.linalg.solve(A, b), rtol=1e-9)
     np.testing.assert_allclose(jax.grad(lambda b: jnp.sum(solve(A, b)))(b), np.linalg.solve(A, np.ones(N)), rtol=1e-9)
     with pytest.raises(Exception, match="steps"):

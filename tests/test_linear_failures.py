@@ -12,7 +12,7 @@ from implicitdiff.krylov import CG, GMRES, MINRES
 
 def derivatives(F, x, theta, adjoint=None):
     """Forward and reverse products of the solution of F with ones."""
-    attached = lambda t: idf.implicit_root(F, x, t, adjoint=adjoint)  # noqa: E731
+    attached = lambda t: idf.implicit_root(F, x, t, adjoint=adjoint)
     forward = jax.jvp(attached, (theta,), (jnp.ones_like(theta),))[1]
     return forward, jax.vjp(attached, theta)[1](jnp.ones_like(x))[0]
 
@@ -38,10 +38,15 @@ def test_a_singular_jacobian_gives_nan(kind, settings):
         assert np.all(np.isnan(product)), product
 
 
-@pytest.mark.parametrize("solver", [lx.LU(), lx.QR(), GMRES(), lx.GMRES(1e-10, 1e-10), lambda mv, b: jnp.linalg.solve(jax.jacfwd(mv)(b), b)])
+@pytest.mark.parametrize(
+    "solver",
+    [lx.LU(), lx.QR(), GMRES(), lx.GMRES(1e-10, 1e-10), lambda mv, b: jnp.linalg.solve(jax.jacfwd(mv)(b), b)],
+)
 def test_a_singular_jacobian_with_chosen_solvers(solver):
     A = SINGULAR["rank deficient"]
-    for product in derivatives(lambda x, t: A @ x - t, jnp.zeros(5), jnp.arange(1.0, 6), idf.Implicit(linear_solver=solver)):
+    for product in derivatives(
+        lambda x, t: A @ x - t, jnp.zeros(5), jnp.arange(1.0, 6), idf.Implicit(linear_solver=solver)
+    ):
         assert np.all(np.isnan(product)), product
 
 
@@ -79,9 +84,17 @@ def test_ignore_gives_the_number():
 
 CAUSES = {
     "singular": (lambda x, t: SINGULAR["laplacian"] @ x - t, {}, "singular"),
-    "not converged": (lambda x, t: jnp.vander(jnp.arange(1.0, 7)) @ x - t, {"linear_solver": GMRES(max_steps=2)}, "converge"),
+    "not converged": (
+        lambda x, t: jnp.vander(jnp.arange(1.0, 7)) @ x - t,
+        {"linear_solver": GMRES(max_steps=2)},
+        "converge",
+    ),
     "not finite": (lambda x, t: x * jnp.nan - t, {}, "finite"),
-    "not symmetric": (lambda x, t: jnp.triu(jnp.ones((6, 6))) @ x - t, {"positive_definite": True}, "declared"),
+    "not symmetric": (
+        lambda x, t: jnp.triu(jnp.ones((6, 6))) @ x - t,
+        {"positive_definite": True},
+        "declared",
+    ),
     "indefinite": (lambda x, t: -x - t, {"positive_definite": True}, "declared"),
     "not a root": (lambda x, t: x - t, {"residual_tol": 1e-3}, "residual_tol"),
 }
@@ -102,7 +115,9 @@ def test_raise_names_the_cause(cause, jit):
 def test_warn_prints_the_cause_and_gives_nan(cause, capfd):
     F, settings, words = CAUSES[cause]
     adjoint = idf.Implicit(on_failure="warn", **settings)
-    gradient = jax.jit(jax.grad(lambda t: jnp.sum(idf.implicit_root(F, jnp.zeros(6), t, adjoint=adjoint))))(jnp.arange(1.0, 7))
+    gradient = jax.jit(jax.grad(lambda t: jnp.sum(idf.implicit_root(F, jnp.zeros(6), t, adjoint=adjoint))))(
+        jnp.arange(1.0, 7)
+    )
     jax.effects_barrier()
     assert np.all(np.isnan(gradient))
     assert words in capfd.readouterr().err
@@ -111,7 +126,7 @@ def test_warn_prints_the_cause_and_gives_nan(cause, capfd):
 def test_nothing_is_said_when_all_is_well(capfd):
     for on_failure in ("raise", "warn"):
         adjoint = idf.Implicit(on_failure=on_failure, residual_tol=1e-6)
-        x = lambda t: idf.implicit_root(lambda x, t: x**2 - t, jnp.sqrt(t), t, adjoint=adjoint)  # noqa: E731
+        x = lambda t: idf.implicit_root(lambda x, t: x**2 - t, jnp.sqrt(t), t, adjoint=adjoint)
         np.testing.assert_allclose(jax.jit(jax.vmap(jax.grad(x)))(jnp.array([1.0, 4.0])), [0.5, 0.25])
         np.testing.assert_allclose(jax.jit(jax.hessian(x))(4.0), -1 / 32)
     jax.effects_barrier()
@@ -120,9 +135,13 @@ def test_nothing_is_said_when_all_is_well(capfd):
 
 def test_one_bad_element_of_a_batch_does_not_spoil_the_others():
     A = np.stack([np.eye(2), SINGULAR["exactly"], 2 * np.eye(2)])
-    for size_adjoint in (idf.Implicit(), idf.Implicit(linear_solver=GMRES()), idf.Implicit(on_failure="warn")):
-        x = lambda A, t: idf.implicit_root(lambda x, t: A @ x - t, jnp.zeros(2), t, adjoint=size_adjoint)  # noqa: B023, E731
-        products = jax.vmap(lambda A: jax.vjp(lambda t: x(A, t), jnp.ones(2))[1](jnp.array([1.0, 0]))[0])(A)  # noqa: B023
+    for size_adjoint in (
+        idf.Implicit(),
+        idf.Implicit(linear_solver=GMRES()),
+        idf.Implicit(on_failure="warn"),
+    ):
+        x = lambda A, t: idf.implicit_root(lambda x, t: A @ x - t, jnp.zeros(2), t, adjoint=size_adjoint)
+        products = jax.vmap(lambda A: jax.vjp(lambda t: x(A, t), jnp.ones(2))[1](jnp.array([1.0, 0]))[0])(A)
         np.testing.assert_allclose(products[0], [1, 0])
         np.testing.assert_allclose(products[2], [0.5, 0])
         assert np.all(np.isnan(products[1]))
@@ -143,7 +162,7 @@ class TestResidualTol:
 
     def test_a_nan_solution(self):
         for adjoint in (None, idf.Implicit(residual_tol=1.0)):
-            gradient = jax.grad(lambda t: idf.implicit_root(lambda x, t: x**2 - t, jnp.nan, t, adjoint=adjoint))(4.0)  # noqa: B023
+            gradient = jax.grad(lambda t: idf.implicit_root(lambda x, t: x**2 - t, jnp.nan, t, adjoint=adjoint))(4.0)
             assert np.isnan(gradient)
 
 
@@ -154,5 +173,8 @@ def test_a_wrong_declaration_is_noticed(n):
     for settings in ({"positive_definite": True}, {"symmetric": True}):
         adjoint = idf.Implicit(**settings)
         forward, reverse = derivatives(lambda x, t: A @ x - t, jnp.zeros(n), jnp.ones(n), adjoint)
-        for product, expected in ((forward, np.linalg.solve(A, np.ones(n))), (reverse, np.linalg.solve(A.T, np.ones(n)))):
+        for product, expected in (
+            (forward, np.linalg.solve(A, np.ones(n))),
+            (reverse, np.linalg.solve(A.T, np.ones(n))),
+        ):
             assert np.all(np.isnan(product)) or np.allclose(product, expected, rtol=1e-9)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
+from opaque import COTANGENT, TANGENT, THETA, F, hessian, jacobian, newton
 
 import implicitdiff as idf
 from implicitdiff.krylov import CG, GMRES, MINRES
-from opaque import COTANGENT, TANGENT, THETA, F, hessian, jacobian, newton
 
 J = jacobian(THETA)
 
@@ -84,9 +84,11 @@ def test_symmetric_systems(name, kind):
         got = lx.linear_solve(operator, jnp.asarray(RIGHT[:, 0]), solver).value
         np.testing.assert_allclose(got, expected[:, 0], rtol=1e-11)
         return
-    adjoint = idf.Implicit(linear_solver=solver, symmetric=True, positive_definite=suits != "both" or kind == "definite")
+    adjoint = idf.Implicit(
+        linear_solver=solver, symmetric=True, positive_definite=suits != "both" or kind == "definite"
+    )
     theta = np.array([0.5, -1.0])
-    x = lambda t: idf.implicit_root(lambda x, t: A @ x - RIGHT @ t, expected @ theta, t, adjoint=adjoint)  # noqa: E731
+    x = lambda t: idf.implicit_root(lambda x, t: A @ x - RIGHT @ t, expected @ theta, t, adjoint=adjoint)
     result = jax.jit(lambda t: (jax.jacfwd(x)(t), jax.jacrev(x)(t)))(theta)
     if suits == "definite" and kind == "indefinite":  # the method does not fit: never a number that is wrong
         for jacobian in result:
@@ -100,7 +102,11 @@ def test_symmetric_systems(name, kind):
 def test_preconditioner(solver):
     """An ill-scaled system that only converges, in the steps allowed, with its preconditioner."""
     scale = np.logspace(0, 8, 150)
-    A = np.diag(scale) + 0.01 * np.diag(np.sqrt(scale[1:] * scale[:-1]), 1) + 0.01 * np.diag(np.sqrt(scale[1:] * scale[:-1]), -1)
+    A = (
+        np.diag(scale)
+        + 0.01 * np.diag(np.sqrt(scale[1:] * scale[:-1]), 1)
+        + 0.01 * np.diag(np.sqrt(scale[1:] * scale[:-1]), -1)
+    )
     expected = np.linalg.solve(A, np.ones(150))
     few = solver
     if isinstance(solver, idf.krylov.Krylov):
@@ -108,7 +114,7 @@ def test_preconditioner(solver):
 
     def derivative(preconditioner):
         adjoint = idf.Implicit(linear_solver=few, positive_definite=True, preconditioner=preconditioner)
-        x = lambda t: idf.implicit_root(lambda x, t: A @ x - t, expected, t, adjoint=adjoint)  # noqa: E731
+        x = lambda t: idf.implicit_root(lambda x, t: A @ x - t, expected, t, adjoint=adjoint)
         return jax.jit(lambda t: (jax.jvp(x, (t,), (t,))[1], jax.vjp(x, t)[1](t)[0]))(jnp.ones(150))
 
     for product in derivative(lambda v: v / scale):
@@ -122,14 +128,14 @@ def test_the_preconditioner_is_transposed_in_reverse_mode():
     A = np.triu(np.ones((40, 40))) + 3 * np.eye(40)
     inverse = np.linalg.inv(A)
     adjoint = idf.Implicit(linear_solver=GMRES(max_steps=3), preconditioner=lambda v: jnp.asarray(inverse) @ v)
-    x = lambda t: idf.implicit_root(lambda x, t: A @ x - t, inverse @ np.ones(40), t, adjoint=adjoint)  # noqa: E731
+    x = lambda t: idf.implicit_root(lambda x, t: A @ x - t, inverse @ np.ones(40), t, adjoint=adjoint)
     np.testing.assert_allclose(jax.vjp(x, jnp.ones(40))[1](jnp.ones(40))[0], inverse.T @ np.ones(40), rtol=1e-10)
 
 
 def test_many_right_hand_sides_share_one_factorisation():
     rng = np.random.default_rng(0)
     A, C = np.eye(30) + 0.1 * rng.standard_normal((30, 30)), rng.standard_normal((30, 50))
-    x = lambda t: idf.implicit_root(lambda x, t: A @ x - C @ t, np.linalg.solve(A, C @ np.ones(50)), t)  # noqa: E731
+    x = lambda t: idf.implicit_root(lambda x, t: A @ x - C @ t, np.linalg.solve(A, C @ np.ones(50)), t)
     for mode in (jax.jacfwd, jax.jacrev):
         jacobian = jax.jit(mode(x))
         np.testing.assert_allclose(jacobian(jnp.ones(50)), np.linalg.solve(A, C), rtol=1e-11)
@@ -158,7 +164,7 @@ def test_two_hundred_thousand_unknowns_without_a_matrix(mode):
         x = x - spl.spsolve(A, np.asarray(conditions(x, theta)))
     A = sp.diags([-1.6, 4 + 0.3 * x**2, -0.9], [-1, 0, 1], shape=(n, n), format="csc")
     right = np.stack([-(x**3), np.ones(n)], 1)
-    attached = lambda t: idf.implicit_root(conditions, x, t)  # noqa: E731
+    attached = lambda t: idf.implicit_root(conditions, x, t)
     if mode == "forward":
         got = jax.jit(lambda t: jax.jvp(attached, (t,), (t,))[1])(theta)
         np.testing.assert_allclose(got, spl.spsolve(A, right @ theta), rtol=1e-10)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from opaque import COTANGENT, FORMS, TANGENT, THETA, TRACEABLE, F, differences, hessian, jacobian, newton
 
 import implicitdiff as idf
-from opaque import COTANGENT, FORMS, TANGENT, THETA, TRACEABLE, F, differences, hessian, jacobian, newton
 
 J, H = jacobian(THETA), hessian(THETA)
 

@@ -19,7 +19,10 @@ OUTPUTS = {
     "another shape": (lambda x, t: {"w": x["w"][:2] - t, "b": x["b"]}, ["x['w']", "(3,)", "(2,)"]),
     "another structure": (lambda x, t: (x["w"], x["b"]), ["structure", "'w'", "expected", "found"]),
     "a scalar": (lambda x, t: jnp.sum(x["w"]) * t, ["structure"]),
-    "integers": (lambda x, t: {"w": jnp.round(x["w"]).astype(int), "b": x["b"]}, ["not differentiable", "int64", "x['w']"]),
+    "integers": (
+        lambda x, t: {"w": jnp.round(x["w"]).astype(int), "b": x["b"]},
+        ["not differentiable", "int64", "x['w']"],
+    ),
     "complex": (lambda x, t: {"w": x["w"] * 1j, "b": x["b"]}, ["complex128", "x['w']"]),
 }
 
@@ -131,10 +134,22 @@ def test_a_numpy_solver_under_jit():
 
 
 ADJOINTS = {
-    "Neumann on a root": (lambda: idf.implicit_root(lambda x, t: x - t, 1.0, 1.0, adjoint=idf.Neumann(3)), "fixed-point"),
-    "OneStep on a root": (lambda: idf.implicit_root(lambda x, t: x - t, 1.0, 1.0, adjoint=idf.OneStep()), "fixed-point"),
-    "Unrolled without a solver": (lambda: idf.implicit_root(lambda x, t: x - t, 1.0, 1.0, adjoint=idf.Unrolled()), "decorators"),
-    "something else": (lambda: idf.implicit_root(lambda x, t: x - t, 1.0, 1.0, adjoint="implicit"), "must be Implicit"),
+    "Neumann on a root": (
+        lambda: idf.implicit_root(lambda x, t: x - t, 1.0, 1.0, adjoint=idf.Neumann(3)),
+        "fixed-point",
+    ),
+    "OneStep on a root": (
+        lambda: idf.implicit_root(lambda x, t: x - t, 1.0, 1.0, adjoint=idf.OneStep()),
+        "fixed-point",
+    ),
+    "Unrolled without a solver": (
+        lambda: idf.implicit_root(lambda x, t: x - t, 1.0, 1.0, adjoint=idf.Unrolled()),
+        "decorators",
+    ),
+    "something else": (
+        lambda: idf.implicit_root(lambda x, t: x - t, 1.0, 1.0, adjoint="implicit"),
+        "must be Implicit",
+    ),
     "a class": (lambda: idf.Implicit(linear_solver=lx.LU), "instance"),
     "a string": (lambda: idf.Implicit(linear_solver="cg"), "lineax"),
     "on_failure": (lambda: idf.Implicit(on_failure="throw"), "on_failure"),

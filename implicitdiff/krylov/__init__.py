@@ -1,6 +1,7 @@
 """Krylov methods: linear systems solved with products v -> A v alone."""
 
-from ._cycle import Krylov as Krylov, Outcome as Outcome
+from ._cycle import Krylov as Krylov
+from ._cycle import Outcome as Outcome
 from .cg import CG as CG
 from .gmres import GMRES as GMRES
 from .minres import MINRES as MINRES

@@ -8,7 +8,7 @@ is computed, and only the true residual decides whether the solve succeeded.
 import operator
 from collections.abc import Callable
 from functools import reduce
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ class Cycle(NamedTuple):
 
     correction: Vector
     steps: Array
-    norm_A: Array
+    norm_A: Array  # noqa: N815
 
 
 class Outcome(NamedTuple):
@@ -70,7 +70,7 @@ class Krylov(lx.AbstractLinearSolver):
             holds: ||b - A x|| <= 20 eps (||A|| ||x|| + ||b||), so that the relative error of x is at most about
             20 eps times the condition number of A.
         atol: see rtol.
-        max_steps: the largest number of products with A; None means 10 n, and at most 20,000.
+        max_steps: the largest number of products with A; None means 10 n, at least 200 and at most 20,000.
     """
 
     rtol: float | None = None
@@ -87,15 +87,15 @@ class Krylov(lx.AbstractLinearSolver):
     def solve(self, product: Product, b: Vector, precondition: Product | None = None) -> Outcome:
         """Solve A x = b given v -> A v; A is never formed."""
         size = sum(leaf.size for leaf in b)
-        limit = min(10 * size, 20_000) if self.max_steps is None else self.max_steps
+        limit = min(max(10 * size, 200), 20_000) if self.max_steps is None else self.max_steps
         return refine(self, product, b, limit, precondition)
 
     # lineax's interface. The operator is its own state: there is nothing to factorise.
-    def init(self, operator: lx.AbstractLinearOperator, options: dict) -> lx.AbstractLinearOperator:  # noqa: D102
+    def init(self, operator: lx.AbstractLinearOperator, options: dict) -> lx.AbstractLinearOperator:
         del options
         return lx.linearise(operator)
 
-    def compute(self, state: lx.AbstractLinearOperator, vector: PyTree, options: dict):  # noqa: D102
+    def compute(self, state: lx.AbstractLinearOperator, vector: PyTree, options: dict):
         leaves, tree = jax.tree.flatten(vector)
         precondition = options.get("preconditioner")
 
@@ -103,16 +103,17 @@ class Krylov(lx.AbstractLinearSolver):
             return lambda v: jax.tree.leaves(matrix.mv(jax.tree.unflatten(tree, v)))
 
         outcome = self.solve(as_product(state), leaves, precondition and as_product(precondition))
-        result = lx.RESULTS.where(outcome.converged, lx.RESULTS.successful, lx.RESULTS.max_steps_reached)
+        successful, unsuccessful = cast(Any, (lx.RESULTS.successful, lx.RESULTS.max_steps_reached))
+        result = lx.RESULTS.where(outcome.converged, successful, unsuccessful)
         return jax.tree.unflatten(tree, outcome.x), result, {"num_steps": outcome.steps}
 
-    def transpose(self, state: lx.AbstractLinearOperator, options: dict):  # noqa: D102
+    def transpose(self, state: lx.AbstractLinearOperator, options: dict):
         return state.T, {k: v.T if k == "preconditioner" else v for k, v in options.items()}
 
-    def conj(self, state: lx.AbstractLinearOperator, options: dict):  # noqa: D102
+    def conj(self, state: lx.AbstractLinearOperator, options: dict):
         return lx.conj(state), {k: lx.conj(v) if k == "preconditioner" else v for k, v in options.items()}
 
-    def assume_full_rank(self) -> bool:  # noqa: D102
+    def assume_full_rank(self) -> bool:
         return True
 
 
@@ -123,25 +124,35 @@ def refine(method: Krylov, product: Product, b: Vector, limit: int, precondition
 
     def goal(x, norm_A):
         if method.rtol is None:
-            rounding = ROUNDING_UNITS * jnp.finfo(dtype).eps
-            return jnp.maximum(rounding * (norm_A * norm(x) + norm_b), method.atol).astype(dtype)
+            rounding = ROUNDING_UNITS * jnp.finfo(dtype).eps * (norm_A * norm(x) + norm_b)
+            # Where A is singular, x grows until any residual is small beside it.
+            return jnp.maximum(jnp.minimum(rounding, 1e-3 * norm_b), method.atol).astype(dtype)
         return jnp.maximum(method.rtol * norm_b, method.atol).astype(dtype)
+
+    def small(x, residual, norm_A):
+        # Doubled: the recurrence aims at the goal, and its drift shall not cost another cycle. NaN compares false.
+        return residual <= 2 * goal(x, norm_A)
 
     def unfinished(state):
         x, _, residual, norm_A, steps, improving = state
-        return (residual > goal(x, norm_A)) & (steps < limit) & improving
+        return ~small(x, residual, norm_A) & (steps < limit) & improving
 
     def body(state):
         x, r, residual, norm_A, steps, _ = state
-        # Half the goal, so that the drift of the recurrence does not cost a second cycle.
-        step = method.cycle(product, r, 0.5 * goal(x, norm_A), limit - steps, precondition)
+        step = method.cycle(product, r, goal(x, norm_A), limit - steps, precondition)
         x = axpy(jnp.ones((), dtype), step.correction, x)
         r = axpy(-jnp.ones((), dtype), product(x), b)
         new = norm(r)
-        return x, r, new, jnp.maximum(norm_A, step.norm_A), steps + step.steps, new < method.stagnation * residual
+        return (
+            x,
+            r,
+            new,
+            jnp.maximum(norm_A, step.norm_A),
+            steps + step.steps,
+            new < method.stagnation * residual,
+        )
 
     zero = [jnp.zeros_like(leaf) for leaf in b]
     start = (zero, b, norm_b, jnp.zeros((), dtype), jnp.zeros((), jnp.int32), jnp.array(True))
     x, _, residual, norm_A, steps, _ = lax.while_loop(unfinished, body, start)
-    # Doubled: within rounding of the goal is there. NaN compares false.
-    return Outcome(x, residual <= 2 * goal(x, norm_A), steps, residual)
+    return Outcome(x, small(x, residual, norm_A), steps, residual)

@@ -1,5 +1,7 @@
 """The minimum-residual method for symmetric systems."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import lax
 
@@ -52,7 +54,7 @@ class MINRES(Krylov):
                 residual=jnp.abs(sn * s["phi"]), norm_A=jnp.maximum(s["norm_A"], norm_A), step=s["step"] + 1,
             )  # fmt: skip
 
-        start = dict(
+        start: dict[str, Any] = dict(
             d=zero, p=zero, p_old=zero, u=r, u_old=zero, y=y, beta=beta, beta_old=nil,
             cs=nil - 1, sn=nil, delta=nil, epsilon=nil, phi=beta,
             residual=beta, norm_A=nil, step=jnp.zeros((), jnp.int32),

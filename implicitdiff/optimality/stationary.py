@@ -1,11 +1,12 @@
 """Stationary points of smooth functions."""
 
+import contextlib
 import inspect
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree, Scalar
+from jaxtyping import PyTree, Scalar
 
 
 class Stationary:
@@ -18,10 +19,9 @@ class Stationary:
         self.f = f
         self.positive_definite = positive_definite
         self.__qualname__ = f"stationary({getattr(f, '__qualname__', type(f).__qualname__)})"
-        try:  # F takes what f takes: the decorators compare the names with those of the solver
+        # F takes what f takes: the decorators compare the names with those of the solver.
+        with contextlib.suppress(TypeError, ValueError):
             self.__signature__ = inspect.signature(f)
-        except (TypeError, ValueError):
-            pass
 
     def __call__(self, x: PyTree, *args, **kwargs) -> PyTree:
         """The gradient of f in x."""
