@@ -14,7 +14,7 @@ SMALLEST_PIVOT = 400
 
 
 def smallest_pivot(eps: float) -> float:
-    """The relative size below which a pivot is noise; in half precision, where nothing is certain to 1 %, a lenient one."""
+    """The relative size below which a pivot is noise; lenient in half precision, where nothing is certain to 1 %."""
     return min(SMALLEST_PIVOT * eps, 0.05)
 
 

@@ -68,9 +68,10 @@ def as_struct(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def conform(value: PyTree, wanted: PyTree, name: str) -> PyTree:
     """NumPy arrays of the wanted dtypes; raise TypeError where structure or shapes differ."""
-    leaves, tree = jtu.tree_flatten(value)
+    leaves = jtu.tree_leaves(value)
     expected, expected_tree = jtu.tree_flatten(wanted)
-    if not expected_tree == tree:
+    tree: Any = jtu.tree_structure(value)
+    if tree != expected_tree:
         raise TypeError(f"{name} must return what `result` says: expected {expected_tree}, found {tree}.")
     paths = [jtu.keystr(path) for path, _ in jtu.tree_flatten_with_path(wanted)[0]]
     arrays = []

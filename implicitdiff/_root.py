@@ -177,7 +177,7 @@ def implicit_fixed_point(T: Callable[..., PyTree], x: PyTree, *args: Any, adjoin
 
 
 class FixedPointResidual:
-    """F(x, *args) = x - T(x, *args): its Jacobian is I - dT/dx, positive definite where T is a symmetric contraction."""
+    """F(x, *args) = x - T(x, *args), with the Jacobian I - dT/dx."""
 
     def __init__(self, T: Callable):
         """Wrap T, and carry over what it says of I - dT/dx."""

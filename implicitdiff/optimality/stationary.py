@@ -1,37 +1,15 @@
 """Stationary points of smooth functions."""
 
-import contextlib
-import inspect
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree, Scalar
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from ._condition import Condition, name_of
 
 
-class Stationary:
-    """F(x, *args) = grad_x f(x, *args), with a symmetric Jacobian: the Hessian of f."""
-
-    symmetric = True
-
-    def __init__(self, f: Callable[..., Scalar], positive_definite: bool | None = None):
-        """Wrap f; see `stationary`."""
-        self.f = f
-        self.positive_definite = positive_definite
-        self.__qualname__ = f"stationary({getattr(f, '__qualname__', type(f).__qualname__)})"
-        # F takes what f takes: the decorators compare the names with those of the solver.
-        with contextlib.suppress(TypeError, ValueError):
-            self.__signature__ = inspect.signature(f)
-
-    def __call__(self, x: PyTree, *args, **kwargs) -> PyTree:
-        """The gradient of f in x."""
-        gradient = jax.grad(self.f)(x, *args, **kwargs)
-        # The conjugate is the direction of steepest ascent of a real function of complex x, and makes the Jacobian
-        # symmetric as a map of real and imaginary parts.
-        return jax.tree.map(lambda leaf: jnp.conj(leaf) if jnp.iscomplexobj(leaf) else leaf, gradient)
-
-
-def stationary(f: Callable[..., Scalar], positive_definite: bool | None = None) -> Stationary:
+def stationary(f: Callable[..., Scalar], positive_definite: bool | None = None) -> Condition:
     """The condition of an unconstrained minimum: F(x, *args) = grad_x f(x, *args) = 0.
 
     Its Jacobian is the Hessian of f, which is symmetric, and at a strict minimum positive definite.
@@ -56,4 +34,47 @@ def stationary(f: Callable[..., Scalar], positive_definite: bool | None = None) 
         >>> print(jax.jacobian(solver, argnums=1)(None, 1.0))
         [-0.25 -0.25]
     """
-    return Stationary(f, positive_definite)
+
+    def F(x: PyTree, *args, **kwargs) -> PyTree:
+        return gradient(f, x, *args, **kwargs)
+
+    return Condition(F, f"stationary({name_of(f)})", symmetric=True, positive_definite=positive_definite, like=f)
+
+
+def gradient_descent(f: Callable[..., Scalar], stepsize: float | Float[Array, ""] = 1.0) -> Condition:
+    """The fixed point of a gradient step: T(x, *args) = x - stepsize grad_x f(x, *args).
+
+    The same solutions and derivatives as `stationary`: the step size cancels in the derivative, but not in the
+    approximations `Neumann` and `OneStep`, for which it should be below 2 / L, L the Lipschitz constant of the
+    gradient.
+
+    Args:
+        f: smooth function `f(x, *args, **kwargs)` to a real scalar.
+        stepsize: positive number.
+
+    Returns:
+        A fixed-point map T for `custom_fixed_point` and `implicit_fixed_point`; I - dT/dx is symmetric.
+
+    Source: Blondel et al., NeurIPS 2022, equation 5.
+
+    Example:
+        >>> import jax.numpy as jnp, implicitdiff as idf
+        >>> T = idf.optimality.gradient_descent(lambda x, theta: 0.5 * jnp.sum((x - theta) ** 2), 0.5)
+        >>> print(T(jnp.array([1.0, 3.0]), 1.0))
+        [1. 2.]
+    """
+
+    def T(x: PyTree, *args, **kwargs) -> PyTree:
+        return jax.tree.map(lambda a, g: a - stepsize * g, x, gradient(f, x, *args, **kwargs))
+
+    return Condition(T, f"gradient_descent({name_of(f)})", symmetric=True, like=f)
+
+
+def gradient(f: Callable[..., Scalar], x: PyTree, *args, **kwargs) -> PyTree:
+    """The gradient of a real function of real or complex x.
+
+    The conjugate of JAX's is the direction of steepest ascent of a function of complex x, and makes the Jacobian
+    symmetric as a map of real and imaginary parts.
+    """
+    result = jax.grad(f)(x, *args, **kwargs)
+    return jax.tree.map(lambda leaf: jnp.conj(leaf) if jnp.iscomplexobj(leaf) else leaf, result)
