@@ -17,11 +17,10 @@ from jaxtyping import Array, PyTree
 from ._dense import Factors, cholesky, lu
 from ._failure import NOT_CONVERGED, NOT_FINITE, OK, OnFailure, Status, failed_if, first, settle
 from .krylov import CG, GMRES, MINRES, Krylov
-from .krylov._cycle import ROUNDING_UNITS, Product, Vector, dot, norm
+from .krylov._cycle import Product, Vector, dot, norm, rounding_unit
 
-# Up to these sizes a factorisation is the fastest way; measured in benchmarks/.
+# Up to this size a factorisation is the fastest way, by far where many right-hand sides share it.
 DIRECT_SIZE = 400
-DIRECT_SIZE_SYMMETRIC = 100
 # Up to this size (half a gigabyte in float64) the matrix is formed where a Krylov method fails.
 DENSE_SIZE = 8192
 
@@ -115,12 +114,11 @@ def _strategies(product: Product, b: Vector, space: RealSpace, options: LinearOp
     solver = options.solver
     symmetric = options.symmetric or options.positive_definite
     if solver is None:
-        small = space.size <= (DIRECT_SIZE_SYMMETRIC if symmetric else DIRECT_SIZE)
-        if small and options.preconditioner is None:
+        if space.size <= DIRECT_SIZE and options.preconditioner is None:
             return _direct(product, b, space, cholesky if options.positive_definite else lu)
         method = CG if options.positive_definite else MINRES if symmetric else GMRES
         rescue = space.size <= DENSE_SIZE
-        rtol = ROUNDING_UNITS * space.eps if options.rtol is None and space.mixed else options.rtol
+        rtol = rounding_unit(space.eps) if options.rtol is None and space.mixed else options.rtol
         budget = max(64, space.size // 4) if rescue else None
         return _krylov(method(rtol=rtol, atol=options.atol or 0.0, max_steps=budget), b, space, options, rescue)
     if isinstance(solver, lx.LU):

@@ -19,9 +19,14 @@ from jaxtyping import Array, PyTree
 Vector: TypeAlias = list[Array]
 Product: TypeAlias = Callable[[Vector], Vector]
 
-# A normwise backward error of this many units of rounding is what a good direct solver reaches; the relative
-# error of the solution is then at most the condition number times that.
-ROUNDING_UNITS = 20
+
+def rounding_unit(eps: float) -> float:
+    """The normwise backward error to ask for: about what a good direct solver reaches.
+
+    The relative error of the solution is at most the condition number times that. In float32 every digit counts, and
+    a product that cannot be had to 4 eps is better left to a factorisation.
+    """
+    return 20 * eps if eps < 1e-12 else 4 * eps
 
 
 def dot(a: Vector, b: Vector) -> Array:
@@ -67,8 +72,8 @@ class Krylov(lx.AbstractLinearSolver):
 
     Attributes:
         rtol: stop when ||b - A x|| <= max(rtol ||b||, atol). None, the default, asks for all that the precision
-            holds: ||b - A x|| <= 20 eps (||A|| ||x|| + ||b||), so that the relative error of x is at most about
-            20 eps times the condition number of A.
+            holds: ||b - A x|| <= 20 eps (||A|| ||x|| + ||b||), in float32 4 eps, so that the relative error of x is at
+            most about that times the condition number of A.
         atol: see rtol.
         max_steps: the largest number of products with A; None means 10 n, at least 200 and at most 20,000.
     """
@@ -124,7 +129,7 @@ def refine(method: Krylov, product: Product, b: Vector, limit: int, precondition
 
     def goal(x, norm_A):
         if method.rtol is None:
-            rounding = ROUNDING_UNITS * jnp.finfo(dtype).eps * (norm_A * norm(x) + norm_b)
+            rounding = rounding_unit(float(jnp.finfo(dtype).eps)) * (norm_A * norm(x) + norm_b)
             # Where A is singular, x grows until any residual is small beside it.
             return jnp.maximum(jnp.minimum(rounding, 1e-3 * norm_b), method.atol).astype(dtype)
         return jnp.maximum(method.rtol * norm_b, method.atol).astype(dtype)

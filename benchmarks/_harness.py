@@ -1,0 +1,144 @@
+"""How things are measured: competitors take turns in one process, compilation apart, memory in fresh processes.
+
+The machine is shared and noisy, and its clock drifts. So the competitors run one after the other in every round,
+in a new order each time, and what is reported of two of them is the ratio within a round: its median over the
+rounds, with quartiles. Absolute times (minimum and median) are for orientation only.
+"""
+
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+
+# A run shorter than this is repeated within a round, so that the clock and the dispatch noise do not show.
+SHORTEST_RUN = 2e-3
+
+
+class Ratio(NamedTuple):
+    """Median over the rounds, and the quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Times(NamedTuple):
+    """Seconds for each competitor and round."""
+
+    seconds: dict[str, np.ndarray]
+
+    def minimum(self, name: str) -> float:
+        return float(np.min(self.seconds[name]))
+
+    def median(self, name: str) -> float:
+        return float(np.median(self.seconds[name]))
+
+    def ratio(self, name: str, other: str) -> Ratio:
+        """Time of `name` over that of `other`, round by round."""
+        ratios = self.seconds[name] / self.seconds[other]
+        return Ratio(*(float(q) for q in np.quantile(ratios, [0.5, 0.25, 0.75])))
+
+    def fastest(self, names: list[str]) -> str:
+        return min(names, key=self.median)
+
+
+def interleave(runs: dict[str, Callable[[], Any]], budget: float, least: int = 7, most: int = 300) -> Times:
+    """Time calls, at least `least` rounds and then until `budget` seconds are spent."""
+    repeats = {name: _repeats(run) for name, run in runs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    order, shuffle = list(runs), np.random.default_rng(0).shuffle
+    start = time.perf_counter()
+    gc.collect()
+    gc.disable()
+    try:
+        for done in range(most):
+            if done >= least and time.perf_counter() - start > budget:
+                break
+            shuffle(order)
+            for name in order:
+                run, count = runs[name], repeats[name]
+                begin = time.perf_counter()
+                for _ in range(count):
+                    jax.block_until_ready(run())
+                seconds[name].append((time.perf_counter() - begin) / count)
+    finally:
+        gc.enable()
+    return Times({name: np.array(values) for name, values in seconds.items()})
+
+
+def _repeats(run: Callable[[], Any]) -> int:
+    jax.block_until_ready(run())  # compiles, if it was not compiled before
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - begin)
+    return max(1, round(SHORTEST_RUN / min(times)))
+
+
+def compilation(makers: dict[str, Callable[[], tuple[Callable, tuple]]], rounds: int) -> dict[str, Times]:
+    """Seconds to trace, to compile (lowering included), and both, of `jax.jit(f)` for `f, args = maker()`.
+
+    The maker makes new function objects, and JAX forgets all that it has compiled before each measurement, its own
+    small helpers included: nobody profits from what another one, or he himself, did before.
+    """
+    trace: dict[str, list[float]] = {name: [] for name in makers}
+    compile_: dict[str, list[float]] = {name: [] for name in makers}
+    order, shuffle = list(makers), np.random.default_rng(0).shuffle
+    for done in range(rounds + 1):
+        shuffle(order)
+        for name in order:
+            jax.clear_caches()
+            gc.collect()
+            f, args = makers[name]()
+            begin = time.perf_counter()
+            traced = jax.jit(f).trace(*args)
+            middle = time.perf_counter()
+            traced.lower().compile()
+            end = time.perf_counter()
+            if done:  # the first round also imports what JAX imports late
+                trace[name].append(middle - begin)
+                compile_[name].append(end - middle)
+    jax.clear_caches()
+    tracing = {name: np.array(values) for name, values in trace.items()}
+    compiling = {name: np.array(values) for name, values in compile_.items()}
+    both = {name: tracing[name] + compiling[name] for name in makers}
+    return {"trace": Times(tracing), "compile": Times(compiling), "total": Times(both)}
+
+
+def compiled(f: Callable, *args: Any) -> Callable[[], Any]:
+    """A call of the compiled f, for `interleave`."""
+    executable = jax.jit(f).lower(*args).compile()
+    return lambda: executable(*args)
+
+
+def in_new_process(function: Callable[..., dict], *args: Any) -> dict:
+    """`function(*args)` of a topic in a fresh Python; args and result are JSON. Adds `peak_mb`, its peak memory."""
+    code = (
+        f"import json; from benchmarks import _harness; from {function.__module__} import {function.__qualname__} as f;"
+        f"print(json.dumps(f(*json.loads({json.dumps(args)!r})) | dict(peak_mb=_harness.peak_memory_mb())))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak_memory_mb() -> float:
+    """The largest resident memory that this process has had, in megabytes."""
+    try:
+        # Not getrusage: a process started by vfork inherits the maximum of its parent there.
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+    except FileNotFoundError:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2**20 if sys.platform == "darwin" else 1024)

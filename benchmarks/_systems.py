@@ -1,0 +1,37 @@
+"""Linear systems of a given condition, and their solutions to more digits than float64 has."""
+
+import numpy as np
+
+
+def matrix(n: int, condition: float, symmetric: bool, spectrum: str, random: np.random.Generator) -> np.ndarray:
+    """Singular values from 1 to 1 / condition: "geometric", or "outlier": all 1 but one."""
+    exponents = np.linspace(0, 1, n) if spectrum == "geometric" else np.r_[np.zeros(n - 1), 1.0]
+    left, right = _orthogonal(n, random), _orthogonal(n, random)
+    if symmetric:
+        A = left(left(np.diag(condition**-exponents)).T)
+        return (A + A.T) / 2
+    return left(right(np.diag(condition**-exponents)).T)
+
+
+def _orthogonal(n: int, random: np.random.Generator):
+    if n <= 1000:
+        Q = np.linalg.qr(random.standard_normal((n, n)))[0]
+        return lambda A: Q @ A
+    units = [u / np.linalg.norm(u) for u in random.standard_normal((8, n))]
+
+    def reflect(A):
+        for u in units:
+            A = A - 2 * np.outer(u, u @ A)
+        return A
+
+    return reflect
+
+
+def solution(A: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """A^-1 b, for one column b or several, by iterative refinement with residuals in extended precision."""
+    inverse = np.linalg.inv(A)
+    long_A, long_b = A.astype(np.longdouble), b.astype(np.longdouble)
+    x = (inverse @ b).astype(np.longdouble)
+    for _ in range(4):
+        x = x + inverse @ (long_b - long_A @ x).astype(np.float64)
+    return x.astype(np.float64)

@@ -1,0 +1,53 @@
+"""The whole Jacobian of a ridge solution with n = 200 outputs: many right-hand sides at once."""
+
+from functools import partial
+
+import jax
+import jaxopt
+import lineax as lx
+import numpy as np
+
+import implicitdiff as idf
+
+from ._harness import compiled, interleave
+from ._report import Claim, Report, Table, relative_error, timing_rows
+from ._ridge import by_hand, objective, ours, ridge, with_jaxopt, with_optimistix
+
+krylov, theirs = idf.krylov, jaxopt.linear_solve
+
+COMPETITORS = {
+    "ours, default": ours,
+    "ours, not told": partial(ours, positive_definite=None),
+    "ours, CG 1e-6": partial(ours, krylov.CG(rtol=1e-6)),
+    "ours, LU": partial(ours, lx.LU()),
+    "ours, Cholesky": partial(ours, lx.Cholesky()),
+    "jaxopt, default": with_jaxopt,
+    "jaxopt, CG 1e-6": partial(with_jaxopt, theirs.solve_cg, tol=1e-6),
+    "jaxopt, LU": partial(with_jaxopt, theirs.solve_lu),
+    "jaxopt, Cholesky": partial(with_jaxopt, theirs.solve_cholesky),
+    "by hand, Cholesky": by_hand,
+    "optimistix, default": with_optimistix,
+}
+FORWARD = {name: make for name, make in COMPETITORS.items() if name.startswith(("ours", "optimistix"))}
+
+
+def measure(quick: bool) -> Report:
+    report = Report([], [])
+    for n in (50, 200) if quick else (50, 200, 500):
+        problem = ridge(n)
+        hessian = jax.hessian(objective())(*problem.args[:4])
+        jacobian = -np.linalg.inv(np.asarray(hessian)) * problem.x
+        for mode, derivative, competitors in (("jacrev", jax.jacrev, COMPETITORS), ("jacfwd", jax.jacfwd, FORWARD)):
+            runs = {name: compiled(derivative(make(), argnums=1), *problem.args[:4])
+                    for name, make in competitors.items()}  # fmt: skip
+            errors = {name: relative_error(run(), jacobian) for name, run in runs.items()}
+            times = interleave(runs, budget=4 if quick else 30, least=5 if quick else 9)
+            note = "" if mode == "jacrev" else "JAXopt and the rule by hand are custom_vjp: they have no forward mode."
+            table = Table(f"{mode}, n = {n}", timing_rows(times, errors, "ours, default"), note)
+            report.tables.append(table)
+            if n == 200 and mode == "jacrev":
+                for other, target in (("jaxopt, default", 0.5), ("jaxopt, LU", 1.1)):
+                    what = f"jacrev, n = 200: default / {other}"
+                    report.claims.append(Claim.of_times(what, times, "ours, default", other, target))
+                report.claims.append(Claim("jacrev, n = 200: error by default", errors["ours, default"], 1e-8))
+    return report
