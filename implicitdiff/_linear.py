@@ -5,7 +5,7 @@ and factorised, large ones solved by a Krylov method; in between, a Krylov metho
 products, and where that is not enough the matrix is formed after all. Every result is checked.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -40,7 +40,7 @@ class LinearOptions(NamedTuple):
 
 
 class RealSpace:
-    """A pytree of inexact arrays as a list of real arrays of one dtype.
+    """A pytree of inexact arrays as one real array of one dtype (in a list, which is what the Krylov methods take).
 
     A complex unknown is two real ones: F need not be holomorphic, so its derivative is linear over the reals only.
     """
@@ -53,19 +53,23 @@ class RealSpace:
         self.dtype = jnp.result_type(jnp.float32, *reals) if reals else jnp.dtype("float32")
         self.eps = max((float(jnp.finfo(real).eps) for real in reals), default=0.0)
         self.mixed = any(jnp.finfo(real).eps != jnp.finfo(self.dtype).eps for real in reals)
+        self.part_shapes = [leaf.shape for leaf in leaves for _ in range(2 if jnp.iscomplexobj(leaf) else 1)]
         self.size = sum(leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in leaves)
 
     def to_real(self, tree: PyTree) -> Vector:
-        """The real arrays of a pytree; real and imaginary part one after the other."""
+        """The real array of a pytree; real and imaginary parts one after the other."""
         result = []
         for leaf in jax.tree.leaves(tree):
             parts = (jnp.real(leaf), jnp.imag(leaf)) if jnp.iscomplexobj(leaf) else (leaf,)
             result += [part.astype(self.dtype) for part in parts]
-        return result
+        # One array where there are several: JAX transposes a linear solve only where every leaf of b depends on the
+        # tangents, and the equations of one leaf may be without theta.
+        return [join(result)] if len(result) > 1 else result
 
     def from_real(self, arrays: Vector) -> PyTree:
-        """The pytree of a list of real arrays."""
-        supply = iter(arrays)
+        """The pytree of a real array."""
+        parts = [jax.ShapeDtypeStruct(shape, self.dtype) for shape in self.part_shapes]
+        supply = iter(split(arrays[0], parts) if len(parts) > 1 else arrays)
         leaves = []
         for dtype in self.dtypes:
             if jnp.issubdtype(dtype, jnp.complexfloating):
@@ -92,10 +96,6 @@ def solve(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions)
         return space.to_real(matvec(space.from_real(v)))
 
     right = space.to_real(b)
-    if len(right) > 1:
-        # JAX transposes a linear solve only where every leaf of b is linear in the tangents, and an equation without
-        # theta is constant: the barrier makes one operation of all leaves.
-        right = list(lax.optimization_barrier(tuple(right)))
     forward, transposed = _strategies(product, right, space, options)
 
     def settled(strategy: Strategy):
@@ -257,7 +257,7 @@ def join(arrays: Vector) -> Array:
     return arrays[0].ravel() if len(arrays) == 1 else jnp.concatenate([leaf.ravel() for leaf in arrays])
 
 
-def split(vector: Array, like: Vector) -> Vector:
+def split(vector: Array, like: Sequence[Any]) -> Vector:
     """A list of arrays with the shapes of `like` from one vector."""
     result, start = [], 0
     for leaf in like:
