@@ -16,6 +16,7 @@ import numpy as np
 import optax
 import scipy
 from sklearn.datasets import load_sample_image
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import implicitdiff as idf
@@ -189,4 +190,5 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="a small version, in seconds")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--out", type=Path, default=Path("results/demo"), help="folder of the figure")
-    main(**vars(parser.parse_args()))
+    with threadpool_limits(1):  # SciPy's vectors are short: BLAS threads would only wait for each other
+        main(**vars(parser.parse_args()))

@@ -18,7 +18,8 @@ def host_solver(fn: Callable, result: PyTree | Callable) -> Callable:
 
     Outside of any transformation `fn` is called as it is. Under jit it runs as a callback on the host, under vmap
     once for each element of the batch, one after the other. It has no derivative of its own: decorate the result
-    with `custom_root` or `custom_fixed_point`.
+    with `custom_root` or `custom_fixed_point`. With `implicit_root`, which receives its result, stop the derivative
+    before it: `implicit_root(F, solve(lax.stop_gradient(theta)), theta)`.
 
     Args:
         fn: `fn(*args, **kwargs)`; arrays arrive as NumPy arrays, everything else as it was passed.

@@ -198,12 +198,15 @@ def _lineax(solver: lx.AbstractLinearSolver, b: Vector, space: RealSpace, option
                 settings["preconditioner"] = lx.FunctionLinearOperator(precondition, structure, tags)
             state = solver.init(lx.FunctionLinearOperator(product, structure, tags), settings)
             x, result, _ = solver.compute(state, b, settings)
-            limit, own = options.rtol, getattr(solver, "rtol", None)
-            if limit is None and own is not None:
-                # Lineax measures leaf by leaf in a norm of its own: leave room for that.
-                limit = 100 * own
-            status = check(product, x, b, space, limit, options.atol or getattr(solver, "atol", 0.0),
-                           least_squares=not solver.assume_full_rank())  # fmt: skip
+            # Lineax bounds the residual it has updated on the way, entry by entry, by atol + rtol |b_i|: leave room
+            # for the number of entries and for the drift of that residual from the true one.
+            rtol, atol = options.rtol, options.atol
+            if rtol is None:
+                rtol = 100 * own if (own := getattr(solver, "rtol", None)) is not None else None
+            if atol is None:
+                atol = 10 * space.size**0.5 * getattr(solver, "atol", 0.0)
+            least_squares = not solver.assume_full_rank()
+            status = check(product, x, b, space, rtol, atol, least_squares)
             return x, first(status, failed_if(result != lx.RESULTS.successful, NOT_CONVERGED))
 
         return strategy

@@ -8,6 +8,9 @@ _platform = os.environ.get("IMPLICITDIFF_TEST_PLATFORM", "cpu")
 os.environ["JAX_PLATFORMS"] = "cpu" if _platform == "cpu" else f"{_platform},cpu"
 # The workers of `pytest -n` share one GPU, so none may take most of its memory at the start, as JAX does.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+# There is one worker a core: BLAS with threads of its own would have them wait for each other. The workers inherit it.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

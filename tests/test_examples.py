@@ -1,13 +1,17 @@
-"""The examples that the documentation shows run, and check their own results."""
+"""The examples that the documentation shows run, and check their own results; so does the code in README.md."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+README = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -18,3 +22,24 @@ def test_example(path, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout
+
+
+def test_readme_shows_the_demo_as_it_is():
+    assert README[0] in (ROOT / "examples" / "demo.py").read_text()
+
+
+def test_readme_code_runs():
+    names = {}
+    exec(README[1], names)
+    A, b, weight = names["A"], names["b"], 0.1
+
+    def solution(weight):
+        return np.linalg.solve(A.T @ A + weight * np.eye(5), A.T @ b)
+
+    # d/dw (A'A + w I)^-1 A'b = -(A'A + w I)^-1 x
+    expected = -np.linalg.solve(A.T @ A + weight * np.eye(5), solution(weight))
+    np.testing.assert_allclose(names["jacobian"], expected, rtol=1e-6)
+    np.testing.assert_allclose(names["slope"], 0.5 / 2**0.5, rtol=1e-6)
+    h = 1e-3
+    squares = [np.sum(solution(w) ** 2) for w in (weight - h, weight, weight + h)]
+    np.testing.assert_allclose(names["hessian"], (squares[0] - 2 * squares[1] + squares[2]) / h**2, rtol=1e-4)

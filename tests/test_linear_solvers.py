@@ -189,3 +189,18 @@ def test_only_the_elements_of_a_batch_that_need_it_are_rescued():
     for spectrum, product in zip(spectra, products, strict=True):
         expected = (U / spectrum) @ (U.T @ np.ones(150))
         np.testing.assert_allclose(product, expected, rtol=0, atol=1e-6 * np.max(np.abs(expected)))
+
+
+@pytest.mark.parametrize("solver", [lx.CG(1e-8, 1e-8), lx.GMRES(1e-8, 1e-8)], ids=["CG", "GMRES"])
+def test_lineax_atol_is_meant_entry_by_entry(solver):
+    n = 2_500
+    d = jnp.linspace(1.0, 1.1, n)
+
+    def solution(theta):  # d x = theta
+        F = lambda x, theta: d * x + 0.49 * jnp.roll(x, 1) + 0.49 * jnp.roll(x, -1) - theta
+        return idf.implicit_root(F, jnp.zeros(n), theta, adjoint=idf.Implicit(linear_solver=solver, positive_definite=True))
+
+    b = 1e-5 * jnp.asarray(np.random.default_rng(0).standard_normal(n))  # so small that the absolute tolerance decides
+    got = jax.jvp(solution, [jnp.zeros(n)], [b])[1]
+    residual = d * got + 0.49 * jnp.roll(got, 1) + 0.49 * jnp.roll(got, -1) - b
+    assert np.max(np.abs(residual)) < 1e-7
