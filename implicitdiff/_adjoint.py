@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from ._failure import NOT_A_ROOT, OnFailure, failed_if, settle
 from ._linear import LinearOptions, solve
-from ._program import Program
+from ._program import Composition, Program
 
 Leaves = Sequence[Array]
 
@@ -106,7 +106,18 @@ class Implicit:
 
     def _solve(self, program: Program, x: Leaves, theta: Leaves, b: Leaves) -> list[Array]:
         # On pytrees like x: these are what a user's linear solver and preconditioner work on.
-        push = pushforward_x(program, x, theta)
+        tree = program.x_tree
+
+        def on_trees(push):
+            return lambda v: tree.unflatten(push(tree.flatten_up_to(v)))
+
+        parts = None
+        if isinstance(program, Composition):
+            W, M = pushforward_parts(program, x, theta)
+            parts = on_trees(W), on_trees(M)
+            product = on_trees(lambda v: [a - b for a, b in zip(v, M(W(v)), strict=True)])
+        else:
+            product = on_trees(pushforward_x(program, x, theta))
         options = LinearOptions(
             solver=self.linear_solver,
             symmetric=bool(self.symmetric),
@@ -115,10 +126,9 @@ class Implicit:
             rtol=self.rtol,
             atol=self.atol,
             on_failure=self.on_failure,
+            parts=parts,
         )
-        tree = program.x_tree
-        u = solve(lambda v: tree.unflatten(push(tree.flatten_up_to(v))), tree.unflatten(b), options)
-        return tree.flatten_up_to(u)
+        return tree.flatten_up_to(solve(product, tree.unflatten(b), options))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +207,15 @@ def pushforward_x(program: Program, x, theta) -> Callable[[Leaves], list[Array]]
 
     push = _pushforward(f, *x)[1] if program.has_custom_vjp else jax.linearize(f, *x)[1]
     return lambda v: push(*v)
+
+
+def pushforward_parts(program: Composition, x, theta) -> tuple[Callable[[Leaves], list[Array]], ...]:
+    """The products with the Jacobians W of inner and M of outer: dF/dx = I - M W."""
+    of_inner, of_outer = program.thetas(theta)
+    return (
+        pushforward_x(program.inner, x, of_inner),
+        pushforward_x(program.outer, program.inner(x, of_inner), of_outer),
+    )
 
 
 def _pushforward(f, *primals):

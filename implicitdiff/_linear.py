@@ -17,6 +17,7 @@ from jaxtyping import Array, PyTree
 from ._dense import Factors, cholesky, lu
 from ._failure import NOT_CONVERGED, NOT_FINITE, OK, OnFailure, Status, failed_if, first, settle
 from .krylov import CG, GMRES, MINRES, Krylov
+from .krylov._composed import OnRange
 from .krylov._cycle import Product, Vector, dot, norm, rounding_unit
 
 # Up to this size a factorisation is the fastest way, by far where many right-hand sides share it.
@@ -37,6 +38,8 @@ class LinearOptions(NamedTuple):
     rtol: float | None = None
     atol: float | None = None
     on_failure: OnFailure = "nan"
+    # The products with symmetric W and M where A = I - M W.
+    parts: tuple[Callable, Callable] | None = None
 
 
 class RealSpace:
@@ -116,7 +119,8 @@ def _strategies(product: Product, b: Vector, space: RealSpace, options: LinearOp
     if solver is None:
         if space.size <= DIRECT_SIZE and options.preconditioner is None:
             return _direct(product, b, space, cholesky if options.positive_definite else lu)
-        method = CG if options.positive_definite else MINRES if symmetric else GMRES
+        composed = options.parts is not None and options.preconditioner is None
+        method = CG if options.positive_definite or composed else MINRES if symmetric else GMRES
         rescue = space.size <= DENSE_SIZE
         rtol = rounding_unit(space.eps) if options.rtol is None and space.mixed else options.rtol
         budget = max(64, space.size // 4) if rescue else None
@@ -149,7 +153,7 @@ def _direct(product: Product, b: Vector, space: RealSpace, factorise) -> tuple[S
 
 
 def _krylov(method: Krylov, b: Vector, space: RealSpace, options, rescue: bool) -> tuple[Strategy, Strategy]:
-    def with_preconditioner(precondition):
+    def with_preconditioner(precondition, method=method):
         def strategy(product, b):
             outcome = method.solve(product, b, precondition)
             if not rescue:
@@ -172,7 +176,11 @@ def _krylov(method: Krylov, b: Vector, space: RealSpace, options, rescue: bool) 
         return strategy
 
     if options.preconditioner is None:
-        return with_preconditioner(None), with_preconditioner(None)
+        if options.parts is None or not isinstance(method, CG | MINRES):
+            return with_preconditioner(None), with_preconditioner(None)
+        W, M = (lambda v, part=part: space.to_real(part(space.from_real(v))) for part in options.parts)
+        forward, transposed = OnRange(method, W, M), OnRange(method, W, M, transpose=True)
+        return with_preconditioner(None, forward), with_preconditioner(None, transposed)
 
     def precondition(v):
         return space.to_real(options.preconditioner(space.from_real(v)))

@@ -34,13 +34,18 @@ class Program:
     def __init__(self, jaxpr: jex.Jaxpr, x_tree: Any):
         """Wrap `jaxpr`, whose inputs are theta (constants first, arguments last) and then the leaves of x."""
         self.jaxpr = jaxpr
-        self.x_tree = x_tree
+        self.constants = len(jaxpr.constvars)
         self.has_custom_vjp = _contains(jaxpr, "custom_vjp_call")
         try:
-            self._key: Hashable | None = jaxpr_key(jaxpr)
+            key: Hashable | None = jaxpr_key(jaxpr)
         except NoKeyError:
-            self._key = None
-        self._hash = hash(self._key) if self.reusable else id(self)
+            key = None
+        self._identify(key, x_tree)
+
+    def _identify(self, key: Hashable | None, x_tree: Any) -> None:
+        self.x_tree = x_tree
+        self._key = key
+        self._hash = id(self) if key is None else hash(key)
 
     @property
     def reusable(self) -> bool:
@@ -49,8 +54,8 @@ class Program:
 
     def __call__(self, x: Sequence[Array], theta: Sequence[Array]) -> list[Array]:
         """Evaluate F: a list with one array of the shape of each array of x."""
-        constants = len(self.jaxpr.constvars)
-        return jex.jaxpr_as_fun(_closed(self.jaxpr, theta[:constants]))(*theta[constants:], *x)
+        closed = jex.ClosedJaxpr(self.jaxpr, list(theta[: self.constants]))
+        return jex.jaxpr_as_fun(closed)(*theta[self.constants :], *x)
 
     def __hash__(self) -> int:
         return self._hash
@@ -59,12 +64,34 @@ class Program:
         if self is other:
             return True
         return (
-            isinstance(other, Program)
+            type(other) is type(self)
             and self.reusable
             and self._hash == other._hash
             and self.x_tree == other.x_tree
             and self._key == other._key
         )
+
+
+class Composition(Program):
+    """F(x, theta) = x - outer(inner(x, theta), theta), both parts with symmetric Jacobians."""
+
+    def __init__(self, inner: Program, outer: Program):
+        """Put two programs together; theta holds the constants of inner, those of outer, and the arguments."""
+        self.inner = inner
+        self.outer = outer
+        self.constants = inner.constants + outer.constants
+        self.has_custom_vjp = inner.has_custom_vjp or outer.has_custom_vjp
+        self._identify((inner, outer) if inner.reusable and outer.reusable else None, inner.x_tree)
+
+    def thetas(self, theta: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """Theta of inner and theta of outer."""
+        arguments, own = list(theta[self.constants :]), self.inner.constants
+        return [*theta[:own], *arguments], [*theta[own : self.constants], *arguments]
+
+    def __call__(self, x: Sequence[Array], theta: Sequence[Array]) -> list[Array]:
+        """Evaluate F."""
+        of_inner, of_outer = self.thetas(theta)
+        return [a - b for a, b in zip(x, self.outer(self.inner(x, of_inner), of_outer), strict=True)]
 
 
 def trace(F: Callable[..., PyTree], x: PyTree, args: tuple, kwargs: dict) -> tuple[Program, list[Array]]:
@@ -93,32 +120,40 @@ def _trace(F, x, args, kwargs, array_types):
     arrays = [jnp.asarray(leaf) for leaf, yes in zip(leaves, is_array, strict=True) if yes]
     fixed = [None if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
 
-    # A new function object at each call, so that JAX cannot answer with an older trace of F: F may read
-    # variables that have been rebound since.
-    def flat(arrays, x_leaves):
-        supply = iter(arrays)
-        merged = [next(supply) if yes else leaf for leaf, yes in zip(fixed, is_array, strict=True)]
-        f_args, f_kwargs = jtu.tree_unflatten(tree, merged)
-        try:
-            value = F(jtu.tree_unflatten(x_tree, x_leaves), *f_args, **f_kwargs)
-        except jax.errors.TracerArrayConversionError as error:
-            error.add_note(
-                f"{name_of(F)} must be written in JAX so that it can be differentiated: it handed a traced array "
-                "to NumPy. Only the solver may use NumPy; use jax.numpy in the conditions."
-            )
-            raise
-        except TypeError as error:
-            error.add_note(
-                f"This was raised while calling {name_of(F)}(x, *args, **kwargs) with {len(f_args)} positional "
-                f"argument(s) after x and the keywords {sorted(f_kwargs)}: it is called with the arguments that "
-                "the solver got after init."
-            )
-            raise
-        return check_output(F, x_tree, x_leaves, value)
+    def traced(f):
+        # A new function object at each call, so that JAX cannot answer with an older trace of f: f may read
+        # variables that have been rebound since.
+        def flat(arrays, x_leaves):
+            supply = iter(arrays)
+            merged = [next(supply) if yes else leaf for leaf, yes in zip(fixed, is_array, strict=True)]
+            f_args, f_kwargs = jtu.tree_unflatten(tree, merged)
+            try:
+                value = f(jtu.tree_unflatten(x_tree, x_leaves), *f_args, **f_kwargs)
+            except jax.errors.TracerArrayConversionError as error:
+                error.add_note(
+                    f"{name_of(F)} must be written in JAX so that it can be differentiated: it handed a traced array "
+                    "to NumPy. Only the solver may use NumPy; use jax.numpy in the conditions."
+                )
+                raise
+            except TypeError as error:
+                error.add_note(
+                    f"This was raised while calling {name_of(F)}(x, *args, **kwargs) with {len(f_args)} positional "
+                    f"argument(s) after x and the keywords {sorted(f_kwargs)}: it is called with the arguments that "
+                    "the solver got after init."
+                )
+                raise
+            return check_output(F, x_tree, x_leaves, value)
 
-    closed = jax.make_jaxpr(flat)(arrays, x_leaves)
-    constants = [c if isinstance(c, jax.core.Tracer) else jnp.asarray(c) for c in closed.consts]
-    return Program(closed.jaxpr, x_tree), constants + arrays
+        closed = jax.make_jaxpr(flat)(arrays, x_leaves)
+        constants = [c if isinstance(c, jax.core.Tracer) else jnp.asarray(c) for c in closed.consts]
+        return Program(closed.jaxpr, x_tree), constants
+
+    parts = getattr(F, "parts", None)
+    if parts is None:
+        program, constants = traced(F)
+        return program, constants + arrays
+    (inner, of_inner), (outer, of_outer) = map(traced, parts)
+    return Composition(inner, outer), of_inner + of_outer + arrays
 
 
 def check_output(F: Callable, x_tree: Any, x_leaves: Sequence[Array], value: PyTree) -> list[Array]:
@@ -162,10 +197,6 @@ def _has_jax_dtype(leaf: Any) -> bool:
     if isinstance(leaf, np.ndarray | np.generic):
         return leaf.dtype.kind in "biufcV" and leaf.dtype.names is None
     return True
-
-
-def _closed(jaxpr: jex.Jaxpr, constants: Sequence[Array]) -> jex.ClosedJaxpr:
-    return jex.ClosedJaxpr(jaxpr, list(constants))
 
 
 def _contains(jaxpr: jex.Jaxpr, primitive: str) -> bool:

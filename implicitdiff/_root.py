@@ -184,6 +184,7 @@ class FixedPointResidual:
         self.T = T
         self.symmetric = getattr(T, "symmetric", None)
         self.positive_definite = getattr(T, "positive_definite", None)
+        self.parts = getattr(T, "parts", None)
         self.__qualname__ = name_of(T)
 
     def __call__(self, x: PyTree, *args: Any, **kwargs: Any) -> PyTree:

@@ -198,7 +198,9 @@ def test_lineax_atol_is_meant_entry_by_entry(solver):
 
     def solution(theta):  # d x = theta
         F = lambda x, theta: d * x + 0.49 * jnp.roll(x, 1) + 0.49 * jnp.roll(x, -1) - theta
-        return idf.implicit_root(F, jnp.zeros(n), theta, adjoint=idf.Implicit(linear_solver=solver, positive_definite=True))
+        return idf.implicit_root(
+            F, jnp.zeros(n), theta, adjoint=idf.Implicit(linear_solver=solver, positive_definite=True)
+        )
 
     b = 1e-5 * jnp.asarray(np.random.default_rng(0).standard_normal(n))  # so small that the absolute tolerance decides
     got = jax.jvp(solution, [jnp.zeros(n)], [b])[1]

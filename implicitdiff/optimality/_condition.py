@@ -14,6 +14,8 @@ class Condition:
     Attributes:
         symmetric: whether dF/dx, or I - dT/dx, is symmetric; None is unknown.
         positive_definite: whether it is symmetric positive definite.
+        parts: `(inner, outer)` where T(x, *args) = outer(inner(x, *args), *args) and both have symmetric Jacobians,
+            as a gradient step and a proximal operator do; else None. The linear solve makes use of it.
     """
 
     def __init__(
@@ -23,11 +25,13 @@ class Condition:
         symmetric: bool | None = None,
         positive_definite: bool | None = None,
         like: Callable | None = None,
+        parts: tuple[Callable, Callable] | None = None,
     ):
         """Wrap `call`; it takes the arguments that `like` takes, where the names of these are to be compared."""
         self.call = call
         self.symmetric = symmetric
         self.positive_definite = positive_definite
+        self.parts = parts
         self.__qualname__ = name
         with contextlib.suppress(TypeError, ValueError):
             self.__signature__ = inspect.signature(call if like is None else like)
@@ -35,6 +39,16 @@ class Condition:
     def __call__(self, x: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """F(x, *args, **kwargs) or T(x, *args, **kwargs)."""
         return self.call(x, *args, **kwargs)
+
+    @classmethod
+    def composed(cls, inner: Callable[..., PyTree], outer: Callable[..., PyTree], name: str) -> "Condition":
+        """T(x, theta_f, theta_g) = outer(inner(x, theta_f), theta_g), both with symmetric Jacobians."""
+
+        def T(x: PyTree, theta_f: Any = None, theta_g: Any = None) -> PyTree:
+            return outer(inner(x, theta_f), theta_g)
+
+        return cls(T, name, parts=(lambda x, theta_f=None, _=None: inner(x, theta_f),
+                                   lambda v, _=None, theta_g=None: outer(v, theta_g)))  # fmt: skip
 
 
 def name_of(function: Callable) -> str:

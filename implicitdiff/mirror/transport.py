@@ -1,0 +1,237 @@
+"""The transportation and the Birkhoff polytope in the Kullback-Leibler geometry: entropic optimal transport."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from .._adjoint import Implicit
+from .._root import implicit_root
+from ..projection._arrays import check, floating, like
+
+Marginals = tuple[Float[Array, "... m"], Float[Array, "... n"]]
+
+
+def transport(y: Float[Array, "... m n"], marginals: Marginals) -> Float[Array, "... m n"]:
+    """Project the dual point y onto the transportation polytope {X : X >= 0, X 1 = a, X' 1 = b}.
+
+    X_ij = exp(y_ij + f_i + g_j), with potentials f and g such that X has the marginals: the matrix scaling of
+    Sinkhorn. With y = -cost / epsilon, X is the plan of entropic optimal transport. X has the marginals to the dtype's
+    precision also where y is large (cost / epsilon up to 10,000 was tried): steps of Sinkhorn are followed by damped
+    Newton steps, while y grows from small to its full size. Each costs a factorisation of order min(m, n).
+
+    The derivative is the implicit one of the potentials: exact, smooth, to every order. The potentials are determined
+    up to a constant; the one used here leaves X as it is. Marginals that are 0 make rows and columns 0, with the
+    derivative from the right. A change of the marginals that unbalances them is followed by scaling both to the mean
+    of their sums. Where no plan is found the result is NaN.
+
+    Args:
+        y: real matrices in the last two axes.
+        marginals: `(a, b)`, vectors that are not negative, of equal sum; or one of each for each matrix.
+
+    Returns:
+        An array like y.
+
+    Raises:
+        ValueError: marginals that are negative, of different sums, infinite or NaN, if concrete; traced ones give NaN.
+
+    Source: Cuturi, "Sinkhorn distances: lightspeed computation of optimal transport", NeurIPS 2013; the Newton step:
+    Brauer, Clason, Lorenz, Wirth, "A Sinkhorn-Newton method for entropic optimal transport", 2017.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> X = transport(jnp.eye(2), (jnp.array([1.0, 2.0]), jnp.array([1.5, 1.5])))
+        >>> X.sum(axis=0).round(6).tolist(), X.sum(axis=1).round(6).tolist()
+        ([1.5, 1.5], [1.0, 2.0])
+    """
+    y = floating(y)
+    a, b = (like(y, marginal) for marginal in marginals)
+    if y.ndim < 2 or a.shape[-1:] != y.shape[-2:-1] or b.shape[-1:] != y.shape[-1:]:
+        raise ValueError(
+            "transport: expected y of shape (..., m, n), row marginals of shape (..., m) and column marginals of "
+            f"shape (..., n), found {y.shape}, {a.shape} and {b.shape}."
+        )
+    tol = 8 * jnp.finfo(y.dtype).eps * sum(y.shape[-2:])
+    factor = check(
+        lambda a, b: (
+            (a.min(-1) >= 0)
+            & (b.min(-1) >= 0)
+            & (a.sum(-1) < jnp.inf)
+            & (a.sum(-1) <= b.sum(-1) * (1 + tol))
+            & (b.sum(-1) <= a.sum(-1) * (1 + tol))
+        ),
+        "transport: the marginals must be finite, not negative and have the same sum; found row marginals {} and "
+        "column marginals {}.",
+        a,
+        b,
+    )
+    factor = jnp.asarray(factor, y.dtype)[..., None, None]
+    if y.shape[-2] < y.shape[-1]:
+        return jnp.swapaxes(_transport(jnp.swapaxes(y, -1, -2), b, a), -1, -2) * factor
+    return _transport(y, a, b) * factor
+
+
+def birkhoff(y: Float[Array, "... n n"], theta: None = None) -> Float[Array, "... n n"]:
+    """Project the dual point y onto the Birkhoff polytope of doubly stochastic matrices: rows and columns sum to 1.
+
+    The same as `transport` with marginals of ones.
+
+    Args:
+        y: real square matrices in the last two axes.
+        theta: unused, the set has no parameters.
+
+    Returns:
+        An array like y.
+
+    Source: Sinkhorn, Knopp, "Concerning nonnegative matrices and doubly stochastic matrices", 1967.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> birkhoff(jnp.array([[9.0, 1.0], [9.0, 1.0]])).round(6).tolist()
+        [[0.5, 0.5], [0.5, 0.5]]
+    """
+    del theta
+    y = floating(y)
+    if y.ndim < 2 or y.shape[-1] != y.shape[-2]:
+        raise ValueError(f"birkhoff: expected square matrices in the last two axes, found shape {y.shape}.")
+    ones = jnp.ones(y.shape[-1], y.dtype)
+    return transport(y, (ones, ones))
+
+
+# Rows are eliminated, and the potential h_j of a column is measured relative to its marginal:
+#   X_ij = a_i b_j P_ij,    P_ij = exp(y_ij + h_j) / sum_k b_k exp(y_ik + h_k).
+# The rows sum to a, whatever h is, and nothing divides by marginals or takes their logarithm. The columns sum to b
+# where c_j = sum_i a_i P_ij is 1. Times b this equation has a symmetric Jacobian, a weighted graph Laplacian. Its null
+# vector, h_j the same for all j, is moved by the term b'h.
+
+
+def _kernel(y: Array, h: Array, b: Array) -> Array:
+    """P, for potentials of any size."""
+    z = y + h
+    z = z - jnp.max(jnp.where(b > 0, z, -jnp.inf), axis=1, keepdims=True)
+    exp_z = _exp(z)
+    return exp_z / jnp.sum(b * exp_z, axis=1, keepdims=True)
+
+
+def _exp(z: Array) -> Array:
+    # Only columns without mass can overflow.
+    return jnp.exp(jnp.minimum(z, jnp.log(jnp.finfo(z.dtype).max) / 2))
+
+
+def _condition(h: Array, y: Array, a: Array, b: Array) -> Array:
+    K = _exp(y)
+    w = jnp.exp(h)
+    c = w * ((a / (K @ (b * w))) @ K)
+    # A column without mass has a potential (it matters to the derivative in b_j), on which nothing else depends.
+    return jnp.where(b > 0, b * (c - 1 + b @ h), h - lax.stop_gradient(h))
+
+
+@jax.jit
+@partial(jnp.vectorize, signature="(m,n),(m),(n)->(m,n)")
+def _transport(y: Float[Array, "m n"], a: Float[Array, " m"], b: Float[Array, " n"]) -> Float[Array, "m n"]:
+    mass = (jnp.sum(a) + jnp.sum(b)) / 2
+    a, b = _normalised(a), _normalised(b)
+    fixed_y, fixed_a, fixed_b = lax.stop_gradient((y, a, b))
+
+    z, start = fixed_y, jnp.minimum(1.0, 8 / _spread(fixed_y)).astype(y.dtype)
+    # Adding to rows and columns does not change X. So the second time the problem is such that its potentials are near
+    # 0, without the rounding errors of large ones, with which X would miss its marginals; in the end they are 0.
+    for _ in range(2):
+        h, error = _potential(z, fixed_a, fixed_b, start)
+        z, start = z + h, jnp.ones_like(start)
+        z = z - jnp.max(jnp.where(fixed_b > 0, z, -jnp.inf), axis=1, keepdims=True)
+    y = z + jnp.where(jnp.isfinite(z), y - fixed_y, 0.0)
+    h = implicit_root(_condition, jnp.zeros_like(b), y, a, b, adjoint=_ADJOINT)
+    found = error <= 1000 * jnp.finfo(y.dtype).eps
+    K, w = _exp(y), jnp.exp(h)
+    rows = jnp.where(found, mass, jnp.nan) * a / (K @ (b * w))
+    return rows[:, None] * K * (b * w)
+
+
+def _normalised(a: Float[Array, " m"]) -> Float[Array, " m"]:
+    mass = jnp.sum(a)
+    return jnp.where(mass == 0, 1 / a.shape[0], a / jnp.where(mass == 0, 1.0, mass))
+
+
+def _spread(y: Array) -> Array:
+    finite = jnp.isfinite(y)
+    return jnp.max(y, where=finite, initial=-jnp.inf) - jnp.min(y, where=finite, initial=jnp.inf)
+
+
+def _potential(
+    y: Float[Array, "m n"], a: Float[Array, " m"], b: Float[Array, " n"], start: Array
+) -> tuple[Array, Array]:
+    """The potential h for which the columns sum to b, and by how much they fail to.
+
+    Newton's method is damped, and if that does not help, replaced by a step of Sinkhorn's. Where y is large both would
+    be slow: so we solve for t y with growing t, from t = start to 1.
+    """
+    eps = jnp.finfo(y.dtype).eps
+    attainable = 16 * eps * (1 + _spread(y))
+
+    def columns(t: Array, h: Array) -> tuple[Array, Array, Array]:
+        P = _kernel(t * y, h, b)
+        c = a @ P
+        return P, c, jnp.sum(b * jnp.abs(c - 1))
+
+    def searching(state):
+        k, t, _, error, stalled = state
+        return (k < 300) & ~stalled & ((t < 1) | (error > 2 * eps))
+
+    def step(state):
+        k, t, h, error, _ = state
+        growth = jnp.where(error < 0.05, jnp.minimum(2.0, 1 / t), 1.0)
+        t, h = jnp.where(growth * t > 0.99, 1.0, growth * t), growth * h
+        _, c, _ = columns(t, h)
+        sinkhorn = h - jnp.log(jnp.maximum(c, jnp.finfo(y.dtype).tiny))
+        P, c, error = columns(t, sinkhorn)
+        flow = P * b
+        S = jnp.diag(jnp.where(b > 0, b * c, 1.0)) - (flow.T * a) @ flow + jnp.outer(b, b)
+        newton = _solve(S, b * (1 - c))
+
+        def too_long(state):
+            length, new_error = state
+            return (length > 1e-3) & ~(new_error < (1 - length / 4) * error)
+
+        def shorter(state):
+            length = state[0] / 4
+            return length, columns(t, sinkhorn + length * newton)[2]
+
+        length, new_error = lax.while_loop(too_long, shorter, (jnp.full_like(t, 4.0), jnp.full_like(t, jnp.inf)))
+        better = new_error < error
+        h = jnp.where(better, sinkhorn + length * newton, sinkhorn)
+        stalled = ~better & (t == 1) & (error <= attainable)
+        return k + 1, t, h, jnp.where(better, new_error, error), stalled
+
+    h = jnp.zeros_like(b)
+    state = 0, start, h, columns(start, h)[2], False
+    _, _, h, error, _ = lax.while_loop(searching, step, state)
+    # Columns without mass follow the others.
+    c = a @ _kernel(y, h, b)
+    return jnp.where(b > 0, h - b @ h, h - jnp.log(c)), error
+
+
+def _solve(S: Float[Array, "n n"], r: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Solve S u = r for S positive semidefinite.
+
+    Where X is almost a permutation (y large), S is singular to the dtype's precision, in directions that X does not
+    depend on: there S is raised by the size of its rounding errors. What this changes elsewhere, a step of iterative
+    refinement corrects.
+    """
+    scale = 1 / jnp.sqrt(jnp.diagonal(S))
+    S = S * scale * scale[:, None]
+    factor = jax.scipy.linalg.cho_factor(S + 16 * jnp.finfo(S.dtype).eps * jnp.eye(S.shape[0], dtype=S.dtype))
+    u = jax.scipy.linalg.cho_solve(factor, scale * r)
+    u = u + jax.scipy.linalg.cho_solve(factor, scale * r - S @ u)
+    return scale * u
+
+
+def _solve_products(matvec: Callable[[Array], Array], r: Array) -> Array:
+    return _solve(jax.vmap(matvec)(jnp.eye(r.shape[0], dtype=r.dtype)), r)
+
+
+# _solve has no failure to report.
+_ADJOINT = Implicit(linear_solver=_solve_products, symmetric=True, on_failure="ignore")

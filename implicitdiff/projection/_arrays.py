@@ -1,0 +1,94 @@
+"""What all projections share: dtypes, the checks of a set's parameters, and scaling against overflow."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float
+
+
+def floating(v: ArrayLike) -> Float[Array, "..."]:
+    """V as a floating-point array; integers become JAX's default float."""
+    v = jnp.asarray(v)
+    if jnp.issubdtype(v.dtype, jnp.floating):
+        return v
+    if jnp.issubdtype(v.dtype, jnp.complexfloating):
+        raise TypeError(f"a projection needs a real array, found dtype {v.dtype}; project real and imaginary parts.")
+    return v.astype(jnp.result_type(float))
+
+
+def like(v: Array, parameter: ArrayLike) -> Array:
+    """A parameter of the set in the dtype of the projected array: the result keeps v's dtype."""
+    return jnp.asarray(parameter, dtype=v.dtype)
+
+
+def per_vector(v: Array, parameter: ArrayLike, name: str, axis: int = -1) -> Array:
+    """A parameter with one value for each vector (each slice of v along `axis`), shaped to broadcast against v."""
+    parameter = like(v, parameter)
+    if parameter.ndim == 0:
+        return parameter
+    batch = tuple(np.delete(v.shape, axis))
+    try:
+        fits = np.broadcast_shapes(parameter.shape, batch) == batch
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} has shape {parameter.shape}: expected a scalar, or one value for each vector, that is a shape "
+            f"that broadcasts to {batch} (v has shape {v.shape}, its vectors lie along axis {axis})."
+        )
+    return jnp.expand_dims(jnp.broadcast_to(parameter, batch), axis)
+
+
+def check(condition: Callable[..., Any], error: str, *values: ArrayLike) -> float | Array:
+    """A factor for the result: 1 where `condition(*values)` holds, NaN where it does not.
+
+    Multiplying by it makes value and derivative NaN at once. Values that are known while Python runs (not traced)
+    raise instead.
+
+    Args:
+        condition: a boolean array from arithmetic and comparisons that NumPy and JAX share; false for NaN.
+        error: the message, with {} where each of the values is to be shown.
+        *values: what the condition is about.
+
+    Raises:
+        ValueError: the values are concrete and the condition does not hold.
+    """
+    if not all(_is_concrete(value) for value in values):
+        return jnp.where(condition(*values), 1.0, jnp.nan)
+    if not np.all(condition(*map(np.asarray, values))):
+        with np.printoptions(threshold=8, edgeitems=3, precision=4):
+            raise ValueError(error.format(*map(np.asarray, values)))
+    return 1.0
+
+
+def _is_concrete(value: ArrayLike) -> bool:
+    if isinstance(value, jax.core.Tracer):
+        return False
+    return not isinstance(value, jax.Array) or value.is_fully_addressable
+
+
+def magnitude(v: Array, axis: int | tuple[int, ...] = -1) -> Array:
+    """The power of two below max|v| along `axis`, kept as an axis of size one; no derivative.
+
+    Dividing by it is exact and brings the largest entry into [1, 2): squares then neither overflow nor vanish.
+    """
+    largest = jnp.max(jnp.abs(lax.stop_gradient(v)), axis=axis, keepdims=True, initial=0.0)
+    _, exponent = jnp.frexp(largest)
+    power = jnp.ldexp(jnp.ones_like(largest), exponent - 1)
+    # Zero has no magnitude, and infinity or NaN shall stay what they are.
+    return jnp.where((largest > 0) & jnp.isfinite(largest), jnp.maximum(power, jnp.finfo(v.dtype).tiny), 1.0)
+
+
+def norm_and_direction(w: Array, axis: int | tuple[int, ...] = -1) -> tuple[Array, Array]:
+    """||w|| and w / ||w|| along `axis` (kept), for w brought to order one; at w = 0 both are zero.
+
+    The derivative of the norm at 0 is 0, that of the direction the identity: finite, to every order.
+    """
+    squared = jnp.sum(w * w, axis=axis, keepdims=True)
+    zero = squared == 0
+    norm = jnp.sqrt(jnp.where(zero, 1.0, squared))
+    return jnp.where(zero, 0.0, norm), w / norm

@@ -1,0 +1,77 @@
+"""Dual cones, and the zero cone with its dual."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from ._arrays import floating
+
+
+def dual(projection: Callable) -> Callable:
+    """The projection onto the dual cone K* = {y : y'x >= 0 for all x in K}, from that onto K.
+
+    Moreau's decomposition: proj_K*(v) = v + proj_K(-v); so the derivative is I - J(-v), J that of the projection
+    onto K. The orthant, the second-order and the semidefinite cone are their own duals.
+
+    Args:
+        projection: `projection(v, *parameters)` onto a closed convex cone.
+
+    Returns:
+        A function with the same arguments.
+
+    Source: Moreau, "Décomposition orthogonale d'un espace hilbertien selon deux cônes mutuellement polaires", 1962.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> dual(zero)(jnp.array([1.0, -2.0])).tolist()
+        [1.0, -2.0]
+    """
+
+    def project(v, *parameters, **options):
+        v = jax.tree.map(floating, v)
+        polar = projection(jax.tree.map(jnp.negative, v), *parameters, **options)
+        return jax.tree.map(jnp.add, v, polar)
+
+    project.__name__ = project.__qualname__ = f"{projection.__name__}_dual"
+    project.__doc__ = f"Project onto the dual of the cone that `{projection.__name__}` projects onto; see `dual`."
+    return project
+
+
+def zero(v: PyTree, theta: None = None) -> PyTree:
+    """Project onto the zero cone {0}: zeros like v, with derivative 0. Its dual is the whole space, `free`.
+
+    Args:
+        v: pytree of real arrays of any shape.
+        theta: unused, the set has no parameters.
+
+    Returns:
+        A pytree like v.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> zero(jnp.array([1.0, -2.0])).tolist()
+        [0.0, 0.0]
+    """
+    del theta
+    return jax.tree.map(lambda leaf: jnp.zeros_like(floating(leaf)), v)
+
+
+def free(v: PyTree, theta: None = None) -> PyTree:
+    """Project onto the whole space, the dual of the zero cone: v itself.
+
+    Args:
+        v: pytree of real arrays of any shape.
+        theta: unused, the set has no parameters.
+
+    Returns:
+        v, as floating-point arrays.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> free(jnp.array([1.0, -2.0])).tolist()
+        [1.0, -2.0]
+    """
+    del theta
+    return jax.tree.map(floating, v)
