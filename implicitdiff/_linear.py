@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 from ._dense import Factors, cholesky, lu
 from ._failure import NOT_CONVERGED, NOT_FINITE, OK, OnFailure, Status, failed_if, first, settle
 from .krylov import CG, GMRES, MINRES, Krylov
-from .krylov._composed import OnRange
+from .krylov._composed import on_range
 from .krylov._cycle import Product, Vector, dot, norm, rounding_unit
 
 # Up to this size a factorisation is the fastest way, by far where many right-hand sides share it.
@@ -153,9 +153,9 @@ def _direct(product: Product, b: Vector, space: RealSpace, factorise) -> tuple[S
 
 
 def _krylov(method: Krylov, b: Vector, space: RealSpace, options, rescue: bool) -> tuple[Strategy, Strategy]:
-    def with_preconditioner(precondition, method=method):
+    def with_preconditioner(precondition, cycle=None):
         def strategy(product, b):
-            outcome = method.solve(product, b, precondition)
+            outcome = method.solve(product, b, precondition, cycle)
             if not rescue:
                 return outcome.x, first(_finite(b), failed_if(~outcome.converged, NOT_CONVERGED))
 
@@ -179,8 +179,8 @@ def _krylov(method: Krylov, b: Vector, space: RealSpace, options, rescue: bool) 
         if options.parts is None or not isinstance(method, CG | MINRES):
             return with_preconditioner(None), with_preconditioner(None)
         W, M = (lambda v, part=part: space.to_real(part(space.from_real(v))) for part in options.parts)
-        forward, transposed = OnRange(method, W, M), OnRange(method, W, M, transpose=True)
-        return with_preconditioner(None, forward), with_preconditioner(None, transposed)
+        # Both are symmetric, so that neither has to be transposed.
+        return tuple(with_preconditioner(None, on_range(method, W, M, transpose)) for transpose in (False, True))
 
     def precondition(v):
         return space.to_real(options.preconditioner(space.from_real(v)))

@@ -93,3 +93,20 @@ def test_ridge_on_real_data(name, scaled, dtype, limit):
         assert np.isnan(error) or error < limit, error
         if scaled or dtype == np.float64:
             assert error < limit
+
+
+@pytest.mark.parametrize("kind", ["definite", "symmetric"])
+def test_float32_sees_a_single_direction_that_is_lost(kind):
+    n = 500  # too large to be factorised at once: a Krylov method, to which the small eigenvalue is hard to see
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        v = random.standard_normal(n)
+        v /= np.linalg.norm(v)
+        for condition in (1e3, 1e6, 1e8):
+            A = (np.eye(n) - (1 - 1 / condition) * np.outer(v, v)).astype(np.float32)
+            x = random.standard_normal(n)
+            b = (A.astype(np.float64) @ x).astype(np.float32)
+            exact = np.linalg.solve(A.astype(np.float64), b.astype(np.float64))
+            error = np.linalg.norm(PRODUCTS[kind](A, b, b)[0] - exact) / np.linalg.norm(exact)
+            assert not error > 1e-2, (condition, error)
+            assert condition > 1e3 or error < 1e-3

@@ -11,34 +11,22 @@ orthogonal projector it is eta M H M, as well conditioned as H on the range of M
 right-hand sides are orthogonal to.
 """
 
-from typing import Any
+from collections.abc import Callable
 
-from jaxtyping import Array
-
-from ._cycle import Cycle, Krylov, Product, Vector, axpy
+from ._cycle import Cycle, Krylov, Product, Vector
 
 
-class OnRange(Krylov):
-    """A symmetric Krylov method on S instead of A; the tolerances are those of A."""
+def on_range(method: Krylov, W: Product, M: Product, transpose: bool = False) -> Callable[..., Cycle]:
+    """Cycles that solve with A = I - M W, or with its transpose, by cycles of a symmetric method on S."""
 
-    method: Krylov
-    W: Product
-    M: Product
-    transpose_of_A: bool  # noqa: N815
+    def S(w: Vector) -> Vector:
+        return M([a - b for a, b in zip(w, W(M(w)), strict=True)])
 
-    def __init__(self, method: Krylov, W: Product, M: Product, transpose: bool = False):
-        """Take the options of `method`."""
-        self.rtol, self.atol, self.max_steps = method.rtol, method.atol, method.max_steps
-        self.method, self.W, self.M, self.transpose_of_A = method, W, M, transpose
-
-    def cycle(self, product: Product, r: Vector, target: Array, budget: Array, precondition: Any) -> Cycle:
+    def cycle(product: Product, r: Vector, target, budget, precondition: Product | None) -> Cycle:
         del product, precondition
-        W, M = self.W, self.M
-
-        def S(w: Vector) -> Vector:
-            return M([a - b for a, b in zip(w, W(M(w)), strict=True)])
-
-        step = self.method.cycle(S, M(r) if self.transpose_of_A else M(W(r)), target, budget, None)
+        step = method.cycle(S, M(r) if transpose else M(W(r)), target, budget, None)
         moved = M(step.correction)
-        correction = axpy(1.0, W(moved) if self.transpose_of_A else moved, r)
-        return Cycle(correction, step.steps, step.norm_A)
+        correction = [a + b for a, b in zip(r, W(moved) if transpose else moved, strict=True)]
+        return step._replace(correction=correction)
+
+    return cycle

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
+from .._dense import SMALLEST_PIVOT
 from ._cycle import Cycle, Krylov, Product, Vector, axpy, dot, norm
 
 
@@ -10,13 +11,15 @@ class CG(Krylov):
     """Conjugate gradients, for symmetric positive definite A (Hestenes and Stiefel 1952).
 
     Minimises the A-norm of the error over the Krylov space; about sqrt(condition) products a digit. Stops, as
-    not converged, when it meets a direction of negative curvature.
+    not converged, when it meets a direction of negative curvature, or of one that is only rounding noise.
     """
 
     def cycle(self, product: Product, r: Vector, target, budget, precondition: Product | None) -> Cycle:  # noqa: D102
         M = precondition or (lambda v: v)
         z = M(r)
         one = jnp.ones((), r[0].dtype)
+        # Below that share of ||A|| a curvature is rounding noise, and what is gained from it as well.
+        noise = SMALLEST_PIVOT * float(jnp.finfo(r[0].dtype).eps) if self.rtol is None else 0.0
 
         def unfinished(state):
             _, _, _, _, residual, _, step, definite = state
@@ -25,17 +28,17 @@ class CG(Krylov):
         def body(state):
             d, r, p, rz, _, norm_A, step, _ = state
             Ap = product(p)
-            curvature = dot(p, Ap)
-            definite = curvature > 0
+            curvature, pp = dot(p, Ap), dot(p, p)
+            norm_A = jnp.maximum(norm_A, jnp.sqrt(dot(Ap, Ap) / pp))
+            definite = curvature > noise * norm_A * pp
             alpha = jnp.where(definite, rz / curvature, 0)
             d, r = axpy(alpha, p, d), axpy(-alpha, Ap, r)
             z = M(r)
             rr = dot(r, r)
             new = rr if precondition is None else dot(r, z)
-            norm_A = jnp.maximum(norm_A, norm(Ap) / norm(p))
             return d, r, axpy(new / rz, p, z), new, jnp.sqrt(rr), norm_A, step + 1, definite
 
         zero = [jnp.zeros_like(leaf) for leaf in r]
         start = (zero, r, z, dot(r, z), norm(r), 0 * one, jnp.zeros((), jnp.int32), jnp.array(True))
-        d, _, _, _, _, norm_A, steps, _ = lax.while_loop(unfinished, body, start)
-        return Cycle(d, steps, norm_A)
+        d, _, _, _, _, norm_A, steps, definite = lax.while_loop(unfinished, body, start)
+        return Cycle(d, steps, norm_A, definite)

@@ -34,8 +34,8 @@ def conic_normal_map(cones: Sequence[Cone]) -> Condition:
         >>> F = idf.optimality.conic_normal_map([NonNegative(1)])  # min 1/2 x^2 - 3x subject to x <= b = 1
         >>> args = jnp.eye(1), -3 * jnp.ones(1), jnp.eye(1), jnp.ones(1)
         >>> solution = jnp.array([1.0]), jnp.array([2.0])  # z = 2, s = 0
-        >>> print(idf.root_jvp(F, solution, args, (None, None, None, jnp.ones(1))))
-        (Array([1.], dtype=float32), Array([-1.], dtype=float32))
+        >>> print(*idf.root_jvp(F, solution, args, (None, None, None, jnp.ones(1))))
+        [1.] [-1.]
     """
 
     def F(
