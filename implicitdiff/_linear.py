@@ -164,7 +164,7 @@ def _krylov(method: Krylov, b: Vector, space: RealSpace, options, rescue: bool) 
             # loop as a constant of it, needed or not.
             def densely(state):
                 x, converged, tried, _ = state
-                factors = lu(form(product, b, unit=1 - tried.astype(space.dtype)), space.eps)
+                factors = lu(form(product, b, shift=tried.astype(jnp.int32)), space.eps)
                 dense = split(factors.solve(join(b)), b)
                 x = [jnp.where(converged, old, new) for old, new in zip(x, dense, strict=True)]
                 return x, converged, jnp.array(True), jnp.where(converged, OK, factors.status)
@@ -256,11 +256,11 @@ def _finite(b: Vector) -> Status:
     return failed_if(~jnp.isfinite(dot(b, b)), NOT_FINITE)
 
 
-def form(product: Product, like: Vector, unit: Array | float = 1) -> Array:
-    """The matrix of a linear map on lists of arrays, from its products with `unit` times the unit vectors."""
-    size = sum(leaf.size for leaf in like)
-    columns = jax.vmap(lambda e: join(product(split(e, like))))(unit * jnp.eye(size, dtype=like[0].dtype))
-    return columns.T
+def form(product: Product, like: Vector, shift: Array | int = 0) -> Array:
+    """The matrix of a linear map on lists of arrays, from its products with the unit vectors (`shift` is 0)."""
+    number = jnp.arange(sum(leaf.size for leaf in like))
+    identity = (number[:, None] == number + shift).astype(like[0].dtype)
+    return jax.vmap(lambda e: join(product(split(e, like))))(identity).T
 
 
 def join(arrays: Vector) -> Array:
