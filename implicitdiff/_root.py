@@ -10,8 +10,9 @@ the rule again. Blondel et al., "Efficient and Modular Implicit Differentiation"
 """
 
 import dataclasses
+import operator
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -28,7 +29,22 @@ from ._program import Program, check_output, name_of, trace
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _implicit_function(program: Program, adjoint, x: list, theta: list) -> list:
     """x*(theta): the value is x, the derivative that of the root of the program."""
-    return x
+    return _in_step(x, theta)
+
+
+def _in_step(x: list, theta: list) -> list:
+    """X, batched under vmap where theta is.
+
+    The derivative of an x that is the same in the whole batch still differs from element to element. JAX cannot
+    linearise a batched custom_jvp inside of jit whose tangents are batched while its value is not.
+    """
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in theta):
+        return x
+    usable = [leaf for leaf in theta if leaf.size and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)]
+    firsts = [lax.slice(leaf, (0,) * leaf.ndim, (1,) * leaf.ndim).reshape(()) for leaf in usable]
+    any_of = reduce(operator.and_, [first == first for first in firsts], jnp.array(True))
+    # XLA knows that this is x.
+    return [lax.select(any_of, leaf, leaf) for leaf in x]
 
 
 @partial(_implicit_function.defjvp, symbolic_zeros=True)

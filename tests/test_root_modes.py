@@ -126,3 +126,18 @@ def test_without_the_rule_there_is_no_derivative():
     from opaque import jax_solver
 
     np.testing.assert_array_equal(jax.jacfwd(lambda theta: jax_solver(None, theta))(THETA), 0)
+
+
+def test_a_solution_that_is_the_same_in_a_batch_whose_derivative_is_not():
+    F = lambda x, a, b: jnp.sum(a) * x - b  # at b = 0 the solution is 0 for each a
+
+    def total(a, b):
+        return jnp.sum((1 + idf.implicit_root(F, jnp.zeros(3), a, b)) ** 2 * jnp.sum(a))
+
+    inner = jax.vmap(total, (0, None))
+    a, b = jnp.arange(1.0, 11.0).reshape(5, 2), jnp.zeros(3)
+    for f in (inner, jax.jit(inner), jax.vmap(jax.jit(total), (0, None))):
+        got = jax.vmap(jax.grad(lambda a, b, f=f: f(a[None], b).sum(), argnums=1), (0, None))(a, b)
+        np.testing.assert_allclose(got, np.full((5, 3), 2.0))
+        got = jax.jacrev(f, argnums=1)(a, b)
+        np.testing.assert_allclose(got, np.full((5, 3), 2.0))
