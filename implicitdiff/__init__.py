@@ -5,6 +5,7 @@ from . import mirror as mirror
 from . import optimality as optimality
 from . import projection as projection
 from . import prox as prox
+from . import solvers as solvers
 from ._adjoint import Implicit as Implicit
 from ._adjoint import Neumann as Neumann
 from ._adjoint import OneStep as OneStep

@@ -8,6 +8,7 @@ what lets the derivative be compiled once and used again, without ever using a s
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -154,6 +155,32 @@ def _trace(F, x, args, kwargs, array_types):
         return program, constants + arrays
     (inner, of_inner), (outer, of_outer) = map(traced, parts)
     return Composition(inner, outer), of_inner + of_outer + arrays
+
+
+def compiled_call(fn: Callable[..., PyTree], *args: PyTree) -> PyTree:
+    """fn(*args), compiled; calls that compute the same are compiled once, also when fn is a new function each time."""
+    leaves, tree = jtu.tree_flatten(args)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return fn(*args)
+    is_array = [isinstance(leaf, _ARRAYS) and _has_jax_dtype(leaf) for leaf in leaves]
+    arrays = [jnp.asarray(leaf) for leaf, yes in zip(leaves, is_array, strict=True) if yes]
+    out_tree: Any = None
+
+    def flat(*arrays):
+        nonlocal out_tree
+        supply = iter(arrays)
+        merged = [next(supply) if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
+        result, out_tree = jtu.tree_flatten(fn(*jtu.tree_unflatten(tree, merged)))
+        return result
+
+    closed = jax.make_jaxpr(flat)(*arrays)
+    program = Program(closed.jaxpr, out_tree)
+    return jtu.tree_unflatten(out_tree, _run(program, list(closed.consts) + arrays))
+
+
+@partial(jax.jit, static_argnums=0)
+def _run(program: Program, theta: list[Array]) -> list[Array]:
+    return program([], theta)
 
 
 def check_output(F: Callable, x_tree: Any, x_leaves: Sequence[Array], value: PyTree) -> list[Array]:

@@ -20,7 +20,7 @@ def transport(y: Float[Array, "... m n"], marginals: Marginals) -> Float[Array, 
 
     X_ij = exp(y_ij + f_i + g_j), with potentials f and g such that X has the marginals: the matrix scaling of
     Sinkhorn. With y = -cost / epsilon, X is the plan of entropic optimal transport. X has the marginals to the dtype's
-    precision also where y is large (cost / epsilon up to 1,000; beyond, some plans are not found): Sinkhorn, then damped
+    precision also where y is large (cost / epsilon up to 1,000; beyond, some are not found): Sinkhorn, then damped
     Newton steps, while y grows from small to its full size. Each costs a factorisation of order min(m, n).
 
     The derivative is the implicit one of the potentials: exact, smooth, to every order. The potentials are determined

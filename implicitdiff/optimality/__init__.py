@@ -9,6 +9,7 @@ from .kkt import quadratic_program as quadratic_program
 from .mirror import mirror_descent as mirror_descent
 from .newton import newton as newton
 from .newton import newton_minimum as newton_minimum
+from .newton import root as root
 from .proximal import projected_gradient as projected_gradient
 from .proximal import proximal_gradient as proximal_gradient
 from .stationary import gradient_descent as gradient_descent

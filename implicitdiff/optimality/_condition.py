@@ -16,6 +16,7 @@ class Condition:
         positive_definite: whether it is symmetric positive definite.
         parts: `(inner, outer)` where T(x, *args) = outer(inner(x, *args), *args) and both have symmetric Jacobians,
             as a gradient step and a proximal operator do; else None. The linear solve makes use of it.
+        is_root: whether it is a root condition F, else a fixed-point map T.
     """
 
     def __init__(
@@ -26,12 +27,14 @@ class Condition:
         positive_definite: bool | None = None,
         like: Callable | None = None,
         parts: tuple[Callable, Callable] | None = None,
+        is_root: bool = False,
     ):
         """Wrap `call`; it takes the arguments that `like` takes, where the names of these are to be compared."""
         self.call = call
         self.symmetric = symmetric
         self.positive_definite = positive_definite
         self.parts = parts
+        self.is_root = is_root
         self.__qualname__ = name
         with contextlib.suppress(TypeError, ValueError):
             self.__signature__ = inspect.signature(call if like is None else like)

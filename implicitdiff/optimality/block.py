@@ -45,7 +45,7 @@ def block_proximal_gradient(
     """
 
     def T(x: PyTree, theta_f: Any = None, theta_g: Any = None) -> PyTree:
-        alike = jax.tree.structure(stepsizes).__eq__(jax.tree.structure(x))
+        alike = bool(jax.tree.structure(stepsizes) == jax.tree.structure(x))  # type: ignore[operator]
         steps = stepsizes if alike else jax.tree.map(lambda _: stepsizes, x)
         moved = jax.tree.map(lambda a, g, s: a - s * g, x, gradient(f, x, theta_f), steps)
         if callable(proxes):

@@ -50,7 +50,7 @@ def conic_normal_map(cones: Sequence[Cone]) -> Condition:
         gradient = A.T @ z + q if P is None else P @ x + A.T @ z + q
         return gradient, A @ x + (z - v) - b
 
-    return Condition(F, "conic_normal_map")
+    return Condition(F, "conic_normal_map", is_root=True)
 
 
 def conic_residual(cones: Sequence[Cone]) -> Condition:
@@ -94,4 +94,4 @@ def conic_residual(cones: Sequence[Cone]) -> Condition:
         gap = -(q @ u) - b @ z - one + w + (w - 1)
         return A.T @ z + q * one, -(A @ u) + b * one - z + v, gap
 
-    return Condition(F, "conic_residual")
+    return Condition(F, "conic_residual", is_root=True)

@@ -90,7 +90,7 @@ def kkt(
         return gradient(lagrangian, z), equations, last
 
     symmetric = True if ineq is None or complementarity == "natural" else None
-    return Condition(F, f"kkt({name_of(f)})", symmetric=symmetric)
+    return Condition(F, f"kkt({name_of(f)})", symmetric=symmetric, is_root=True)
 
 
 def quadratic_program(complementarity: Literal["product", "natural"] = "product") -> Condition:
@@ -124,7 +124,7 @@ def quadratic_program(complementarity: Literal["product", "natural"] = "product"
         )
         return condition(x, theta_f, theta_eq, theta_ineq)
 
-    return Condition(F, "quadratic_program", symmetric=True if complementarity == "natural" else None)
+    return Condition(F, "quadratic_program", symmetric=True if complementarity == "natural" else None, is_root=True)
 
 
 def inner(a: PyTree, b: PyTree) -> Array:

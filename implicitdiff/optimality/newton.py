@@ -11,6 +11,30 @@ from .proximal import Stepsize
 from .stationary import stationary
 
 
+def root(G: Callable[..., PyTree], symmetric: bool | None = None, positive_definite: bool | None = None) -> Condition:
+    """Equations of your own as a root condition: F(x, *args) = G(x, *args).
+
+    `implicit_root` and `custom_root` take G as it is; this is for a solver's `condition`, which takes a plain function
+    for a fixed-point map, and to say what is known of the Jacobian.
+
+    Args:
+        G: `G(x, *args)`, a pytree like x.
+        symmetric: whether dG/dx is symmetric.
+        positive_definite: whether it is symmetric positive definite.
+
+    Returns:
+        A root condition.
+
+    Example:
+        >>> import implicitdiff as idf
+        >>> idf.optimality.root(lambda x, a: x**2 - a)(2.0, 4.0)
+        0.0
+    """
+    symmetric = getattr(G, "symmetric", None) if symmetric is None else symmetric
+    definite = getattr(G, "positive_definite", None) if positive_definite is None else positive_definite
+    return Condition(G, f"root({name_of(G)})", symmetric, definite, like=G, is_root=True)
+
+
 def newton(G: Callable[..., PyTree], stepsize: Stepsize = 1.0) -> Condition:
     """The fixed point of a Newton step for a root of G: T(x, *args) = x - stepsize [dG/dx]^-1 G(x, *args).
 

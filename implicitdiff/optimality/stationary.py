@@ -38,7 +38,9 @@ def stationary(f: Callable[..., Scalar], positive_definite: bool | None = None) 
     def F(x: PyTree, *args, **kwargs) -> PyTree:
         return gradient(f, x, *args, **kwargs)
 
-    return Condition(F, f"stationary({name_of(f)})", symmetric=True, positive_definite=positive_definite, like=f)
+    return Condition(
+        F, f"stationary({name_of(f)})", symmetric=True, positive_definite=positive_definite, like=f, is_root=True
+    )
 
 
 def gradient_descent(f: Callable[..., Scalar], stepsize: float | Float[Array, ""] = 1.0) -> Condition:

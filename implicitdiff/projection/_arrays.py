@@ -1,6 +1,7 @@
 """What all projections share: dtypes, the checks of a set's parameters, and scaling against overflow."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -81,6 +82,26 @@ def magnitude(v: Array, axis: int | tuple[int, ...] = -1) -> Array:
     power = jnp.ldexp(jnp.ones_like(largest), exponent - 1)
     # Zero has no magnitude, and infinity or NaN shall stay what they are.
     return jnp.where((largest > 0) & jnp.isfinite(largest), jnp.maximum(power, jnp.finfo(v.dtype).tiny), 1.0)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def homogeneous(f: Callable[..., Array], v: Float[Array, "... n"], *parameters: Array) -> Float[Array, "... n"]:
+    """f(v, *parameters), for an f with f(cv) = c f(v) for all c > 0, evaluated at entries of order one.
+
+    The derivative in v is that of f there: scaled forth and back, it would have products of large numbers on the way.
+    """
+    size = magnitude(v)
+    return size * f(v / size, *parameters)
+
+
+@homogeneous.defjvp
+def _homogeneous_jvp(f, primals, tangents):
+    (v, *parameters), (v_dot, *parameters_dot) = primals, tangents
+    size = magnitude(v)
+    u_dot = jax.jvp(lambda u: f(u, *parameters), (v / size,), (v_dot,))[1]
+    if parameters:
+        u_dot += size * jax.jvp(partial(f, v / size), parameters, parameters_dot)[1]
+    return homogeneous(f, v, *parameters), u_dot
 
 
 def norm_and_direction(w: Array, axis: int | tuple[int, ...] = -1) -> tuple[Array, Array]:

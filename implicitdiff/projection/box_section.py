@@ -31,7 +31,7 @@ def box_section(v: Float[Array, "... n"], section: Bounds) -> Float[Array, "... 
 
     Example:
         >>> import jax.numpy as jnp
-        >>> box_section(jnp.array([3.0, 0.5, -1.0]), (0.0, 1.0, 1.0, 2.0)).tolist()
+        >>> box_section(jnp.array([3.0, 0.5, 0.0]), (0.0, 1.0, 1.0, 2.0)).tolist()
         [1.0, 0.75, 0.25]
     """
     v = floating(v)
@@ -64,12 +64,12 @@ def box_section(v: Float[Array, "... n"], section: Bounds) -> Float[Array, "... 
     )
 
     fixed = [lax.stop_gradient(p) for p in (lower, upper, w, c)]
-    # The multiplier may be large beside x: what its rounding leaves of the residual is solved for again, near the root.
-    y = v + _multiplier(lax.stop_gradient(v), *fixed) * w
-    z = lax.stop_gradient(y) + _multiplier(lax.stop_gradient(y), *fixed) * fixed[2]
+    y, tau = _near_root(lax.stop_gradient(v), *fixed)
+    moved = v + tau * w
+    y = y + (moved - lax.stop_gradient(moved))
     # On the free coordinates x is the projection of y onto a hyperplane: this is what is differentiated.
-    free = (fixed[0] < z) & (z < fixed[1])
-    bound = jnp.where(z <= fixed[0], lower, upper)
+    free = (fixed[0] < y) & (y < fixed[1])
+    bound = jnp.where(y <= fixed[0], lower, jnp.where(y >= fixed[1], upper, y))  # NaN stays
     x = jnp.where(free, y + _step(y, bound, free, w, c) * w, bound)
     # Rounding must not carry x over a bound.
     return (x + lax.stop_gradient(jnp.clip(x, lower, upper) - x)) * factor
@@ -88,8 +88,34 @@ def _step(y: Array, bound: Array, free: Array, w: Array, c: Array) -> Array:
     return jnp.where(slope > 0, residual / jnp.where(slope > 0, slope, 1.0), 0.0)
 
 
+def _near_root(v: Array, lower: Array, upper: Array, w: Array, c: Array) -> tuple[Array, Array]:
+    """V + tau w near the root, and tau: near enough to tell which coordinates are free.
+
+    The multiplier may be large beside x. Then it is solved again from where it leads to, as often as what its rounding
+    leaves is still large: this takes off nearly all digits of the dtype each time.
+    """
+    steepest = jnp.max(jnp.abs(w), axis=-1, keepdims=True)
+
+    def unfinished(state):
+        return jnp.any(~state[-1])
+
+    def solve_again(state):
+        y, total, previous, done = state
+        tau = jnp.where(done, 0.0, _multiplier(y, lower, upper, w, c))
+        y = y + tau * w
+        moved = jnp.abs(tau)
+        x = jnp.max(jnp.abs(jnp.clip(y, lower, upper)), axis=-1, keepdims=True)
+        near = moved * steepest <= 16 * x  # the rounding of the move is that of x
+        return y, total + tau, moved, done | near | ~(moved < previous / 2)
+
+    start = jnp.zeros_like(v[..., :1] + c)
+    y, tau, *_ = lax.while_loop(unfinished, solve_again, (v + start, start, start + jnp.inf, start > 0))
+    return y, tau
+
+
 def _multiplier(v: Array, lower: Array, upper: Array, w: Array, c: Array) -> Array:
     """The root tau of w'clip(v + tau w, lower, upper) = c, an increasing and piecewise linear equation."""
+    eps, tiny = jnp.finfo(v.dtype).eps, jnp.finfo(v.dtype).tiny
     movable = (w != 0) & (lower < upper)
     direction = jnp.sign(w).astype(jnp.int32)
     kinks = [jnp.where(movable, (b - v) / jnp.where(movable, w, 1.0), jnp.nan) for b in (lower, upper)]
@@ -101,7 +127,8 @@ def _multiplier(v: Array, lower: Array, upper: Array, w: Array, c: Array) -> Arr
         # The next kink towards the root starts the piece to take the Newton step on.
         ahead = [jnp.where(jnp.where(residual < 0, k > tau, k < tau), jnp.abs(k - tau), jnp.inf) for k in kinks]
         nearest = jnp.min(jnp.minimum(*ahead), axis=-1, keepdims=True)
-        entering = _total(jnp.where(jnp.minimum(*ahead) == nearest, w * w, 0.0))
+        reached = jnp.minimum(*ahead) <= nearest * (1 + 8 * eps)  # not ==: compiled code may round them differently
+        entering = _total(jnp.where(reached, w * w, 0.0))
         return tau - residual / entering - jnp.sign(residual) * nearest
 
     def newton(state):
@@ -115,15 +142,19 @@ def _multiplier(v: Array, lower: Array, upper: Array, w: Array, c: Array) -> Arr
         flat = slope == 0
         step = tau - residual / jnp.where(flat, 1.0, slope)
         step = jnp.where(flat, lax.cond(jnp.any(flat), beyond_flat, lambda tau, _: tau, tau, residual), step)
+        # A step too short to be seen: the root is here, unless the piece ends before it. The next number shall tell.
+        short = (step == tau) & (residual != 0)
+        step = jnp.where(short, tau - jnp.sign(residual) * jnp.maximum(2 * eps * jnp.abs(tau), tiny), step)
         # The middle of the bracket where Newton's method leaves it, and every fourth time, so that it shrinks.
         middle = left / 2 + right / 2
         inside = (left < step) & (step < right)
         bisect = jnp.isfinite(middle) & (~inside | (iteration % 4 == 3))
         # A Newton step on the same piece as the one before is exact but for rounding, and corrects that.
-        exact = (newton_before & (piece == previous)) | (residual == 0) | (step == tau) | ~jnp.isfinite(step)
+        exact = (newton_before & (piece == previous)) | (residual == 0) | ~jnp.isfinite(step)
         new = jnp.where(exact, jnp.where(inside, step, tau), jnp.where(bisect, middle, step))
         finished = done | exact | (new == tau)
-        return jnp.where(done, tau, new), left, right, piece, ~bisect & ~flat, iteration + 1, finished
+        new = jnp.where(jnp.isnan(residual), residual, new)
+        return jnp.where(done, tau, new), left, right, piece, ~(bisect | flat | short), iteration + 1, finished
 
     start = jnp.zeros_like(v[..., :1] + c)
     no = jnp.zeros(start.shape, bool)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._arrays import floating, magnitude
+from ._arrays import floating, homogeneous
 from ._curved_cone import Ray, increasing_root, move, ray, select, slide, stack
 from .duality import dual
 
@@ -38,19 +38,22 @@ def exponential(v: Float[Array, "... 3"], theta: None = None) -> Float[Array, ".
     v = floating(v)
     if v.shape[-1:] != (3,):
         raise ValueError(f"exponential: expected points (x, y, z) in the last axis, found shape {v.shape}.")
-    size = magnitude(v)
-    x, y, z = jnp.moveaxis(v / size, -1, 0)
+    return homogeneous(_exponential, v)
+
+
+exponential_dual = dual(exponential)
+
+
+def _exponential(v: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
+    x, y, z = jnp.moveaxis(v, -1, 0)
     above, right = y > 0, x > 0
     inside = above & (y * jnp.exp(x / jnp.where(above, y, 1.0)) < z)
     polar = right & (x * jnp.exp(y / jnp.where(right, x, 1.0)) <= -jnp.e * z)
     flat = ~above & ~right
     face = stack(jnp.where(x < 0, x, 0.0), jnp.zeros_like(y), jnp.where(z > 0, z, 0.0))
     # A point that projects onto the surface stands in where the surface is not wanted.
-    surface = _surface(select(inside | polar | flat, jnp.array([1, 1, 0], v.dtype), v / size))
-    return select(inside, v, size * select(polar, jnp.zeros_like(v), select(flat, face, surface)))
-
-
-exponential_dual = dual(exponential)
+    surface = _surface(select(inside | polar | flat, jnp.array([1, 1, 0], v.dtype), v))
+    return select(inside, v, select(polar, jnp.zeros_like(v), select(flat, face, surface)))
 
 
 @jax.custom_jvp

@@ -25,8 +25,8 @@ def l2_ball(v: Float[Array, "... n"], radius: ArrayLike | None = 1.0, *, axis: i
 
     Example:
         >>> import jax.numpy as jnp
-        >>> l2_ball(jnp.array([3.0, 4.0]), 2.5).tolist()
-        [1.5, 2.0]
+        >>> l2_ball(jnp.array([0.0, 4.0]), 2.5).tolist()
+        [0.0, 2.5]
     """
     v = floating(v)
     radius = per_vector(v, 1.0 if radius is None else radius, "radius", axis)
@@ -57,8 +57,8 @@ def l2_sphere(v: Float[Array, "... n"], radius: ArrayLike | None = 1.0, *, axis:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> l2_sphere(jnp.array([3.0, 4.0]), 10.0).tolist()
-        [6.0, 8.0]
+        >>> l2_sphere(jnp.array([0.0, 4.0]), 10.0).tolist()
+        [0.0, 10.0]
     """
     v = floating(v)
     radius = per_vector(v, 1.0 if radius is None else radius, "radius", axis)

@@ -85,13 +85,45 @@ def _rows(name: str, name_side: str, v: Array, rows: Array | None, sides: Array 
 
 def _project(v: Array, A: Array, b: Array, G: Array, h: Array) -> tuple[Array, Array]:
     """The projection of one vector, and the largest violation relative to the size of the terms."""
-    active = _active_inequalities(*(lax.stop_gradient(argument) for argument in (v, A, b, G, h)))
-    rows = jnp.concatenate([A, jnp.where(active[:, None], G, 0.0)])
-    sides = jnp.concatenate([b, jnp.where(active, h, 0.0)])
-    x = project_affine(v, rows, sides, jnp.linalg.pinv(rows))
+    active, near = _solve(*(lax.stop_gradient(argument) for argument in (v, A, b, G, h)))
+    x = _onto_active(v, A, b, G, h, active)
+    # The value is the more exact one, the derivative is that at v.
+    x = near + (x - lax.stop_gradient(x))
     violation = jnp.concatenate([jnp.abs(A @ x - b), jnp.maximum(G @ x - h, 0.0)])
     size = jnp.linalg.norm(lax.stop_gradient(x)) + jnp.abs(jnp.concatenate([b, h]))  # the rows have length one
     return x, jnp.max(violation / jnp.where(size == 0, 1.0, size), initial=0.0)
+
+
+def _onto_active(v: Array, A: Array, b: Array, G: Array, h: Array, active: Array) -> Array:
+    rows = jnp.concatenate([A, jnp.where(active[:, None], G, 0.0)])
+    sides = jnp.concatenate([b, jnp.where(active, h, 0.0)])
+    return project_affine(v, rows, sides, jnp.linalg.pinv(rows))
+
+
+def _solve(v: Array, A: Array, b: Array, G: Array, h: Array) -> tuple[Array, Array]:
+    """The active inequalities, and the projection.
+
+    Of a v that is so far away that its rounding error shows, this is an approximation x. All points of the ray from
+    the projection to v project to the same point: so the next v is nearer to x, by as much as x is known to.
+    """
+    root_eps = jnp.finfo(v.dtype).eps ** 0.5
+
+    sides = jnp.max(jnp.abs(jnp.concatenate([b, h])), initial=0.0)
+
+    def unfinished(state):
+        return ~state[-1]
+
+    def approach(state):
+        v, *_ = state
+        active = _active_inequalities(v, A, b, G, h)
+        x = _onto_active(v, A, b, G, h, active)
+        near = ~(root_eps * jnp.max(jnp.abs(v - x), initial=0.0) > jnp.maximum(sides, jnp.max(jnp.abs(x), initial=0.0)))
+        return x + root_eps * (v - x), active, x, near | (sides == 0)
+
+    # Nothing agrees with the first active set, unless there are no inequalities.
+    start = (v, jnp.zeros(h.shape, bool), v, jnp.array(False))
+    _, active, x, _ = lax.while_loop(unfinished, approach, start)
+    return active, x
 
 
 def _active_inequalities(v: Array, A: Array, b: Array, G: Array, h: Array) -> Bool[Array, " m"]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
-from ._arrays import check, floating, like, magnitude
+from ._arrays import check, floating, homogeneous, like
 from ._curved_cone import Ray, increasing_root, move, ray, select, slide, stack
 from .duality import dual
 
@@ -44,9 +44,14 @@ def power(v: Float[Array, "... 3"], alpha: ArrayLike) -> Float[Array, "... 3"]:
     factor = check(lambda a: (a > 0) & (a < 1), "power: alpha must be between 0 and 1, found {}.", alpha)
     valid = (alpha > 0) & (alpha < 1)
     alpha = jnp.broadcast_to(jnp.where(valid, alpha, 0.5), v.shape[:-1])
-    size = magnitude(v)
-    scaled = v / size
-    x, y, z = jnp.moveaxis(scaled, -1, 0)
+    return homogeneous(_power, v, alpha) * jnp.asarray(factor)[..., None]
+
+
+power_dual = dual(power)
+
+
+def _power(v: Float[Array, "... 3"], alpha: Float[Array, "..."]) -> Float[Array, "... 3"]:
+    x, y, z = jnp.moveaxis(v, -1, 0)
     height = jnp.abs(z)
     positive = (x > 0) & (y > 0)
     inside = positive & (_mean(x, y, alpha) > height)
@@ -58,11 +63,7 @@ def power(v: Float[Array, "... 3"], alpha: ArrayLike) -> Float[Array, "... 3"]:
     upward = stack(x, y, sign * z + lax.stop_gradient(jnp.maximum(height, tiny) - height))
     upward = select(inside | polar, jnp.array([0, 0, 1], v.dtype), upward)
     surface = signs * _surface(upward, alpha)
-    result = select(inside, v, size * select(polar, jnp.zeros_like(v), surface))
-    return result * jnp.asarray(factor)[..., None]
-
-
-power_dual = dual(power)
+    return select(inside, v, select(polar, jnp.zeros_like(v), surface))
 
 
 def _mean(x: Array, y: Array, alpha: Array) -> Array:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._arrays import floating, magnitude, norm_and_direction
+from ._arrays import floating, homogeneous, norm_and_direction
 
 
 def second_order(v: Float[Array, "... n"], theta: None = None) -> Float[Array, "... n"]:
@@ -25,14 +25,15 @@ def second_order(v: Float[Array, "... n"], theta: None = None) -> Float[Array, "
 
     Example:
         >>> import jax.numpy as jnp
-        >>> second_order(jnp.array([0.0, 3.0, 4.0])).tolist()
-        [2.5, 1.5, 2.0]
+        >>> second_order(jnp.array([0.0, 0.0, 4.0])).tolist()
+        [2.0, 0.0, 2.0]
     """
     del theta
-    v = floating(v)
-    size = magnitude(v)
-    scaled = v / size
-    t, z = scaled[..., :1], scaled[..., 1:]
+    return homogeneous(_second_order, floating(v))
+
+
+def _second_order(v: Float[Array, "... n"]) -> Float[Array, "... n"]:
+    t, z = v[..., :1], v[..., 1:]
     norm, direction = norm_and_direction(z)
-    boundary = size * ((t + norm) / 2) * jnp.concatenate([jnp.ones_like(t), direction], axis=-1)
+    boundary = ((t + norm) / 2) * jnp.concatenate([jnp.ones_like(t), direction], axis=-1)
     return jnp.where(norm <= -t, 0.0, jnp.where(norm < t, v, boundary))

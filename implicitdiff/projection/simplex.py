@@ -74,8 +74,8 @@ def sparse_simplex(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> sparse_simplex(jnp.array([0.7, 0.5, 0.4]), max_nonzeros=2).tolist()
-        [0.6000000238418579, 0.4000000059604645, 0.0]
+        >>> sparse_simplex(jnp.array([1.0, 0.5, 0.25]), max_nonzeros=2).tolist()
+        [0.75, 0.25, 0.0]
     """
     if max_nonzeros < 1:
         raise ValueError(f"sparse_simplex: max_nonzeros must be at least 1, found {max_nonzeros}.")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from ._arrays import check, floating, like
+from ._arrays import check, floating, like, magnitude
 
 Marginals = tuple[Float[Array, "... m"], Float[Array, "... n"]]
 
@@ -24,7 +24,7 @@ def transport(V: Float[Array, "... m n"], marginals: Marginals) -> Float[Array, 
         marginals: `(a, b)`, vectors that are not negative, of equal sum; or one of each for each matrix.
 
     Returns:
-        An array like V.
+        An array like V; NaN where the method fails (in float32, it may for V beyond 1e5 times the marginals).
 
     Raises:
         ValueError: marginals that are negative, of different sums, infinite or NaN, if concrete; traced ones give NaN.
@@ -87,20 +87,15 @@ def birkhoff(V: Float[Array, "... n n"], theta: None = None) -> Float[Array, "..
 
 
 def _transport(V: Array, a: Array, b: Array) -> Array:
-    fixed = [lax.stop_gradient(marginal) for marginal in (a, b)]
-    fixed_V = lax.stop_gradient(V)
-    # Start from the projection onto the affine hull.
-    p, q = fixed[0] - fixed_V.sum(-1), fixed[1] - fixed_V.sum(-2)
-    alpha = p / V.shape[-1]
-    beta = (q - jnp.sum(alpha, axis=-1, keepdims=True)) / V.shape[-2]
-    Y = V + _outer_sum(*_potentials(fixed_V, *fixed, alpha, beta))
-    # The potentials may be large beside X: what their rounding leaves of the residual is solved for again from there.
-    near = lax.stop_gradient(Y)
-    support = near + _outer_sum(*_potentials(near, *fixed, 0 * alpha, 0 * beta)) > 0
+    Y = _near_solution(*(lax.stop_gradient(argument) for argument in (V, a, b)))
+    support = Y > 0
+    Y = Y + (V - lax.stop_gradient(V))
     on_support = jnp.where(support, Y, 0.0)
     step = _solve(support.astype(V.dtype), a - on_support.sum(-1), b - on_support.sum(-2))
-    X = jnp.where(support, Y + _outer_sum(*step), 0.0)
+    Y = Y + _outer_sum(*step)
+    X = jnp.where(support, Y, 0.0)
     residual = jnp.maximum(jnp.max(jnp.abs(X.sum(-1) - a), axis=-1), jnp.max(jnp.abs(X.sum(-2) - b), axis=-1))
+    residual = jnp.maximum(residual, jnp.max(jnp.abs(jnp.maximum(Y, 0.0) - X), axis=(-2, -1)))
     solved = lax.stop_gradient(residual) <= jnp.finfo(V.dtype).eps ** 0.5 * lax.stop_gradient(jnp.sum(a, axis=-1))
     # Rounding must not make X negative. Better NaN than wrong where Newton's method got stuck.
     X = X + lax.stop_gradient(jnp.maximum(X, 0.0) - X)
@@ -109,6 +104,40 @@ def _transport(V: Array, a: Array, b: Array) -> Array:
 
 def _outer_sum(alpha: Array, beta: Array) -> Array:
     return alpha[..., :, None] + beta[..., None, :]
+
+
+def _near_solution(V: Array, a: Array, b: Array) -> Array:
+    """V + alpha 1' + 1 beta', with potentials near enough to tell the support, where this is positive.
+
+    Where V is much larger than the marginals this is nearly a linear program. Then first a small multiple of V is
+    projected, and the solution's V + alpha 1' + 1 beta' stands for V when the multiple is raised. Entries far below
+    zero cannot get into the support: they are raised. At the end the potentials are solved for once more from where
+    they lead to, for what their rounding left.
+    """
+    step = jnp.finfo(V.dtype).eps ** -0.25
+    floor = -(step**2)
+    unit = magnitude(a)[..., None]
+    a, b = a / unit[..., 0], b / unit[..., 0]
+    width = jnp.max(V, axis=(-2, -1), keepdims=True) - jnp.min(V, axis=(-2, -1), keepdims=True)
+    whole = 1 / unit
+    first = jnp.minimum(whole, step / jnp.where(width > 0, width, 1.0))
+
+    def unfinished(state):
+        return jnp.any(~state[-1])
+
+    def solve_again(state):
+        V, left, done = state
+        # Start from the projection onto the affine hull.
+        row, column = a - V.sum(-1), b - V.sum(-2)
+        alpha = row / V.shape[-1]
+        beta = (column - jnp.sum(alpha, axis=-1, keepdims=True)) / V.shape[-2]
+        Y = jnp.maximum(V + _outer_sum(*_potentials(V, a, b, alpha, beta)), floor)
+        times = jnp.clip(left, 1.0, step)
+        return jnp.where(done, V, times * Y), jnp.where(left > 1, left / times, left / 2), done | (left < 1)
+
+    left = jnp.minimum(whole / first, jnp.finfo(V.dtype).max)
+    Y, *_ = lax.while_loop(unfinished, solve_again, (first * V, left, ~(left >= 1)))
+    return unit * Y
 
 
 def _potentials(V: Array, a: Array, b: Array, alpha: Array, beta: Array) -> tuple[Array, Array]:

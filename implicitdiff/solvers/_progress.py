@@ -1,0 +1,45 @@
+"""A progress bar for a loop inside of JAX."""
+
+from typing import Any
+
+import jax
+from jax import lax
+from jaxtyping import Array
+
+# So often, in all, the loop tells the host where it is: what that costs does not show.
+UPDATES = 100
+
+
+class Progress:
+    """Shows iteration and error of a compiled loop in one bar."""
+
+    def __init__(self, name: str, maxiter: int):
+        """Prepare a bar of `maxiter` steps; it opens with the first iteration."""
+        self.name, self.maxiter = name, maxiter
+        self.every = max(1, maxiter // UPDATES)
+        self.bar: Any = None
+
+    def show(self, iteration: Array, error: Array) -> None:
+        """For the body of the loop: every so many iterations the bar moves."""
+
+        def tell():
+            jax.debug.callback(self._move, iteration, error, ordered=True)
+
+        lax.cond(iteration % self.every == 0, tell, lambda: None)
+
+    def close(self, iteration: Array, error: Array) -> None:
+        """For after the loop."""
+        jax.debug.callback(self._close, iteration, error, ordered=True)
+
+    def _move(self, iteration, error) -> None:
+        if self.bar is None:
+            from tqdm import tqdm  # optional: only who wants a bar needs it
+
+            self.bar = tqdm(total=self.maxiter, desc=self.name, leave=True)
+        self.bar.n = int(iteration)
+        self.bar.set_postfix_str(f"error {float(error):.1e}")
+
+    def _close(self, iteration, error) -> None:
+        self._move(iteration, error)
+        self.bar.close()
+        self.bar = None
