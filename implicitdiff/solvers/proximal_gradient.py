@@ -113,7 +113,7 @@ class ProximalGradient(IterativeSolver):
 
 @dataclasses.dataclass(frozen=True)
 class ProjectedGradient(IterativeSolver):
-    """The projected-gradient method for min_x f(x, theta_f), x in a convex set C(theta_C): `run(init, theta_f, theta_C)`.
+    """The projected-gradient method for min f(x, theta_f) in a convex set C(theta_C): `run(init, theta_f, theta_C)`.
 
     `ProximalGradient` whose proximal operator is the projection; see there.
 
