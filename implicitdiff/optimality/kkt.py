@@ -87,7 +87,9 @@ def kkt(
                 value = value + inner(weights, ineq(z, theta_ineq))
             return value
 
-        return gradient(lagrangian, z), equations, last
+        conditions = gradient(lagrangian, z), equations, last
+        container: Any = type(x)
+        return container._make(conditions) if hasattr(x, "_make") else conditions  # x may be a named tuple
 
     symmetric = True if ineq is None or complementarity == "natural" else None
     return Condition(F, f"kkt({name_of(f)})", symmetric=symmetric, is_root=True)

@@ -1,5 +1,9 @@
 """Solvers whose solutions are differentiable, and adapters to the solvers of other libraries."""
 
+from .adapters import optax_solver as optax_solver
+from .adapters import optimistix_solver as optimistix_solver
+from .block_coordinate_descent import BlockCoordinateDescent as BlockCoordinateDescent
+from .block_coordinate_descent import Composite as Composite
 from .fixed_point import AndersonAcceleration as AndersonAcceleration
 from .fixed_point import FixedPointIteration as FixedPointIteration
 from .fixed_point import Newton as Newton
@@ -7,3 +11,8 @@ from .mirror_descent import MirrorDescent as MirrorDescent
 from .proximal_gradient import GradientDescent as GradientDescent
 from .proximal_gradient import ProjectedGradient as ProjectedGradient
 from .proximal_gradient import ProximalGradient as ProximalGradient
+from .scipy import Solution as Solution
+from .scipy import scipy_least_squares as scipy_least_squares
+from .scipy import scipy_minimize as scipy_minimize
+from .scipy import scipy_root as scipy_root
+from .sklearn import sklearn_solver as sklearn_solver
