@@ -30,7 +30,8 @@ def test_readme_shows_the_demo_as_it_is():
 
 def test_readme_code_runs():
     names = {}
-    exec(README[1], names)
+    for code in README[1:]:
+        exec(code, names)
     A, b, weight = names["A"], names["b"], 0.1
 
     def solution(weight):
@@ -43,3 +44,6 @@ def test_readme_code_runs():
     h = 1e-3
     squares = [np.sum(solution(w) ** 2) for w in (weight - h, weight, weight + h)]
     np.testing.assert_allclose(names["hessian"], (squares[0] - 2 * squares[1] + squares[2]) / h**2, rtol=1e-4)
+    # z = (1.5, 0.5, 0): the first is at its cap, what it gives up the two others share
+    np.testing.assert_allclose(names["z"], [1.5, 0.5, 0.0], atol=1e-6)
+    np.testing.assert_allclose(names["sensitivity"], [1.0, -0.5, -0.5], atol=1e-6)

@@ -1,26 +1,44 @@
-"""Projections in NumPy and SciPy, exact to about 1e-13: by an active-set method, and by bisection along a curve."""
+"""Projections in NumPy and SciPy, exact to about 1e-13: by an active set, and by bisection along a curve."""
 
+import clarabel
 import numpy as np
 import scipy
 
 
 def polyhedral(v, A=None, b=None, G=None, h=None):
-    """The point of {Ax = b, Gx <= h} nearest to v: non-negative least squares tell the active rows."""
+    """The point of {Ax = b, Gx <= h} nearest to v."""
     A, b = (np.zeros((0, v.size)), np.zeros(0)) if A is None else (np.asarray(A, float), np.asarray(b, float))
     G, h = (np.zeros((0, v.size)), np.zeros(0)) if G is None else (np.asarray(G, float), np.asarray(h, float))
-    x = v - np.linalg.pinv(A) @ (A @ v - b)
-    N = scipy.linalg.null_space(A) if len(A) else np.eye(v.size)
-    # Least distance programming (Lawson, Hanson, "Solving least squares problems", chapter 23): min |z|, G N z <= g.
+    x = v - np.linalg.pinv(A, rcond=1e-10) @ (A @ v - b)
     g = h - G @ x
     unit = max(1e-300, np.max(-g, initial=0))
     if np.all(g >= 0):
         return x
-    active = scipy.optimize.nnls(np.vstack([(G @ N).T, g / unit]), -np.append(np.zeros(N.shape[1]), 1))[0] > 0
-    rows, sides = np.vstack([A, G[active]]), np.append(b, h[active])
-    inverse = np.linalg.pinv(rows)
-    for _ in range(2):
+    # An interior-point method tells the active rows, in units in which the distance is about 1.
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-13
+    found = clarabel.DefaultSolver(
+        scipy.sparse.identity(v.size, format="csc"), np.zeros(v.size), scipy.sparse.csc_matrix(np.vstack([A, G])),
+        np.append(b - A @ v, h - G @ v) / unit, [clarabel.ZeroConeT(len(b)), clarabel.NonnegativeConeT(len(h))], settings,
+    ).solve()  # fmt: skip
+    active = np.array(found.z)[len(b) :] > np.array(found.s)[len(b) :]
+    for _ in range(200):
+        rows, sides = np.vstack([A, G[active]]), np.append(b, h[active])
+        inverse = np.linalg.pinv(rows, rcond=1e-10)
+        x = v - inverse @ (rows @ v - sides)
         x = x - inverse @ (rows @ x - sides)
-    return x
+        # Mend what does not satisfy the conditions of Karush, Kuhn and Tucker.
+        pushes = np.full(len(G), np.inf)
+        pushes[active] = (inverse.T @ (v - x))[len(A) :]
+        violations = np.where(active, -np.inf, G @ x - h)
+        if pushes.min(initial=np.inf) < -1e-11:
+            active[np.argmin(pushes)] = False
+        elif violations.max(initial=-np.inf) > 1e-11 * unit:
+            active[np.argmax(violations)] = True
+        else:
+            return x
+    raise RuntimeError("no active set found")
 
 
 def exponential(v):
