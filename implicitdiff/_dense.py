@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jax.lax import linalg
 from jaxtyping import Array, Float
 
-from ._failure import NOT_AS_DECLARED, NOT_FINITE, SINGULAR, Status, failed_if, first
+from ._failure import NOT_AS_DECLARED, NOT_FINITE, OK, SINGULAR, Status, failed_if, first
 
 # Smallest pivot, relative to the terms it is the difference of, in units of rounding. A pivot of k units has a
 # relative error of about 4 / k, and so have solutions: below 400 they may be wrong by 1 % and more.
@@ -47,37 +48,43 @@ class Factors(NamedTuple):
         return jnp.zeros_like(column).at[self.permutation].set(column, unique_indices=True)
 
 
-# Both checks below are one reduction each, because every kernel costs compile time: the sign of the smallest margin
-# says whether the matrix passes, and it is NaN where an entry is not finite.
+# The checks below are one or two reductions each and read no diagonal, because every kernel costs compile time.
 
 
 def cholesky(A: Float[Array, "n n"], eps: float) -> Factors:
     """Factorise a symmetric positive definite matrix, A = L L'."""
     L = linalg.cholesky(A, symmetrize_input=False)
-    diagonal = jnp.diagonal(A)
+    row, column = _indices(A)
     # |A_ij| <= sqrt(A_ii A_jj): what A - A' is to be small beside, in any scaling.
-    root = jnp.sqrt(jnp.abs(diagonal))
-    symmetric = jnp.min(eps**0.5 * jnp.outer(root, root) - jnp.abs(A - A.T))
+    diagonal = jnp.sum(jnp.where(row == column, jnp.abs(A), 0), axis=1)
+    asymmetric = jnp.abs(A - A.T) > eps**0.5 * jnp.sqrt(diagonal[:, None] * diagonal)
     # L_ii^2 = A_ii - sum_k L_ik^2: what is left of A_ii. NaN where A is not definite.
-    definite = jnp.min(jnp.diagonal(L) ** 2 - smallest_pivot(eps) * diagonal)
-    status = first(
-        failed_if(jnp.isnan(symmetric), NOT_FINITE),
-        failed_if((symmetric < 0) | jnp.isnan(definite), NOT_AS_DECLARED),
-        failed_if(definite <= 0, SINGULAR),
+    pivot = L * L
+    codes = jnp.where(
+        row == column,
+        jnp.where(jnp.isnan(pivot), NOT_AS_DECLARED, jnp.where(pivot > smallest_pivot(eps) * A, OK, SINGULAR)),
+        jnp.where(asymmetric, NOT_AS_DECLARED, OK),
     )
+    status = jnp.max(jnp.where(jnp.isfinite(A), codes, NOT_FINITE).astype(jnp.int32))
     return probed(Factors(L, None, status), A, eps)
 
 
 def lu(A: Float[Array, "n n"], eps: float) -> Factors:
     """Factorise the transpose of any square matrix with partial pivoting, P A' = L U."""
     triangle, _, permutation = linalg.lu(A.T)
+    row, column = _indices(A)
     # U_ii = (P A')_ii - sum_{k<i} L_ik U_ki: a pivot that is only rounding noise is small beside the terms of that
     # sum. The comparison does not change when rows or columns of A are scaled.
-    pivots = jnp.abs(jnp.diagonal(triangle))
-    terms = pivots + jnp.sum(jnp.tril(jnp.abs(triangle * triangle.T), -1), axis=1)
-    regular = jnp.min(pivots - smallest_pivot(eps) * terms)
-    status = first(failed_if(jnp.isnan(regular), NOT_FINITE), failed_if(regular <= 0, SINGULAR))
-    return probed(Factors(triangle, permutation, status), A, eps)
+    least = smallest_pivot(eps)
+    terms = jnp.where(row > column, -least * jnp.abs(triangle * triangle.T), 0)
+    margins = jnp.sum(jnp.where(row == column, (1 - least) * jnp.abs(triangle), terms), axis=1)
+    codes = jnp.where(margins > 0, OK, jnp.where(jnp.isnan(margins), NOT_FINITE, SINGULAR))
+    return probed(Factors(triangle, permutation, jnp.max(codes.astype(jnp.int32))), A, eps)
+
+
+def _indices(A: Array) -> tuple[Array, Array]:
+    """Row and column of each entry."""
+    return lax.broadcasted_iota(jnp.int32, A.shape, 0), lax.broadcasted_iota(jnp.int32, A.shape, 1)
 
 
 def probed(factors: Factors, A: Float[Array, "n n"], eps: float) -> Factors:

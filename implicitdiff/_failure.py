@@ -14,17 +14,18 @@ from jaxtyping import Array, Int
 
 OnFailure = Literal["nan", "raise", "warn", "ignore"]
 
+# In the order of how much they say: where several apply, the last one is the cause.
 CAUSES = (
     "the linear solve did not converge to its tolerance; use another linear_solver, a preconditioner, more "
     "max_steps, a looser rtol, or float64",
     "the Jacobian of F in x is singular to working precision: the solution is not unique, or x is where F is not "
     "differentiable; regularise the problem, or fix the gauge, or use float64",
-    "the Jacobian of F or the right-hand side is not finite; look for NaN in the solution and in the arguments",
     "the Jacobian of F in x is not what was declared: it is not symmetric, or not positive definite; drop "
     "symmetric/positive_definite, or look for a saddle point or maximum where a minimum was meant",
+    "the Jacobian of F or the right-hand side is not finite; look for NaN in the solution and in the arguments",
     "F(x, *args) is larger than residual_tol at the solution: the solver stopped early, or F does not belong to it",
 )
-OK, NOT_CONVERGED, SINGULAR, NOT_FINITE, NOT_AS_DECLARED, NOT_A_ROOT = range(6)
+OK, NOT_CONVERGED, SINGULAR, NOT_AS_DECLARED, NOT_FINITE, NOT_A_ROOT = range(6)
 PREFIX = "implicitdiff: no derivative, because "
 
 Status = Int[Array, ""]
