@@ -89,7 +89,7 @@ class Implicit:
         """Solve A x_dot = -B theta_dot with A = dF/dx and B = dF/dtheta."""
         with _explained(program):
             value, b = pushforward_theta(program, x, theta, theta_dot)
-            b = [-leaf for leaf in b]
+            b = [-leaf for leaf in shown_nan(x, b)]
             if self.residual_tol is not None:
                 # Through a factor on b, so that the transpose, which starts from the other side, fails as well.
                 residual = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in value]))
@@ -153,7 +153,7 @@ class Neumann:
         with _explained(program):
             _, minus_b = pushforward_theta(program, x, theta, theta_dot)
             A = pushforward_x(program, x, theta)
-        first = [-leaf for leaf in minus_b]
+        first = [-leaf for leaf in shown_nan(x, minus_b)]
 
         def add(carry, _):
             term, total = carry
@@ -197,6 +197,11 @@ def pushforward_theta(program: Program, x, theta, theta_dot) -> tuple[list[Array
         value, push = _pushforward(f, *primals)
         return value, push(*tangents)
     return jax.jvp(f, primals, tangents)
+
+
+def shown_nan(x: Leaves, b: Leaves) -> list[Array]:
+    """b, NaN where x is not finite: F may hide that behind a comparison, and its Jacobian may not depend on x."""
+    return [leaf * (1 + 0 * lax.stop_gradient(unknown)) for leaf, unknown in zip(b, x, strict=True)]
 
 
 def pushforward_x(program: Program, x, theta) -> Callable[[Leaves], list[Array]]:

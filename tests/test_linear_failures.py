@@ -178,3 +178,13 @@ def test_a_wrong_declaration_is_noticed(n):
             (reverse, np.linalg.solve(A.T, np.ones(n))),
         ):
             assert np.all(np.isnan(product)) or np.allclose(product, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("adjoint", [idf.Implicit(), idf.Neumann(3)])
+def test_nan_in_the_solution_shows_though_the_conditions_hide_it(adjoint):
+    T = lambda x, t: jnp.where(x > 5, 0.5 * x, 0.0) + t  # the comparison is false for NaN, and the Jacobian finite
+    solution = lambda t: idf.implicit_fixed_point(T, jnp.full(2, jnp.nan), t, adjoint=adjoint)
+    t = jnp.ones(2)
+    assert np.isnan(jax.jacfwd(solution)(t)).any()
+    assert np.isnan(jax.grad(lambda t: jnp.sum(solution(t)))(t)).all()
+    assert np.isnan(jax.jvp(solution, [t], [t])[1]).all()

@@ -1,0 +1,166 @@
+"""Conic programs whose solutions are differentiable."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.sparse import BCOO
+from jaxtyping import Array, Float, Int
+
+from .._adjoint import Adjoint, Implicit
+from .._decorators import stop
+from .._root import implicit_root
+from ..optimality import conic_normal_map
+from ..projection.cones import Cone, product_dual
+from . import _backends as backends
+from ._least_squares import least_squares
+
+Matrix = Any  # an array or a BCOO
+
+
+class ConicSolution(NamedTuple):
+    """A solution of a conic program.
+
+    Attributes:
+        x: (n,) primal solution.
+        dual: (m,) the multiplier z in the dual cone.
+        slack: (m,) s = b - Ax in the cone.
+        status: () int; see `implicitdiff.convex.STATUS`. 0 is solved. Other than 0 and 1, everything else is NaN.
+    """
+
+    x: Float[Array, " n"]
+    dual: Float[Array, " m"]
+    slack: Float[Array, " m"]
+    status: Int[Array, ""]
+
+
+def solve_conic(
+    P: Matrix | None,
+    q: Float[Array, " n"],
+    A: Matrix,
+    b: Float[Array, " m"],
+    cones: Sequence[Cone],
+    solver: str | Callable = "clarabel",
+    *,
+    adjoint: Adjoint | None = None,
+    raise_on_failure: bool = True,
+    **settings: Any,
+) -> ConicSolution:
+    """Solve min_x 1/2 x'Px + q'x subject to Ax + s = b, s in K; differentiable in P, q, A and b.
+
+    Forward and reverse mode, every order, under jit and vmap (a batch is solved in threads). The derivative is that of
+    the normal map (`optimality.conic_normal_map`), independent of the solver. Where the solution is degenerate
+    (multipliers and slacks both zero, redundant constraints, several solutions) it is the least-squares solution of
+    the linear system.
+
+    Args:
+        P: (n, n) symmetric positive semidefinite, dense or BCOO; None for a linear objective.
+        q: (n,).
+        A: (m, n), dense or BCOO.
+        b: (m,).
+        cones: the factors of K, in the order of the rows of A: `Zero`, `NonNegative`, `SecondOrder`,
+            `PositiveSemidefinite`, `Exponential`, `Power`.
+        solver: "clarabel", "scs", for quadratic programs also "osqp", "proxqp", "piqp" (by the package qpsolvers), or a
+            callable `(P, q, A, b, cones) -> (x, z, s)` in NumPy, P and A as scipy.sparse CSC matrices.
+        adjoint: how the derivative is computed; None for a dense least-squares solve.
+        raise_on_failure: whether a program without solution raises, when called eagerly.
+        **settings: handed to the solver, under its own names.
+
+    Returns:
+        A `ConicSolution`. In a program without solution all but its status is NaN, also under jit; others of the same
+        batch are not affected.
+
+    Raises:
+        ValueError: shapes do not fit; P is not symmetric; or, eagerly, there is no solution: the status says why.
+
+    Source: Blondel et al., NeurIPS 2022, appendix A; Agrawal et al., "Differentiating through a cone program", 2019.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, implicitdiff as idf
+        >>> from implicitdiff.convex import NonNegative, solve_conic
+        >>> x = lambda b: solve_conic(jnp.eye(2), -jnp.ones(2), jnp.eye(2), b, [NonNegative(2)]).x
+        >>> print(jax.jacobian(x)(jnp.array([0.5, 2.0])).round(3) + 0.0)
+        [[1. 0.]
+         [0. 0.]]
+    """
+    q, b = jnp.asarray(q), jnp.asarray(b)
+    n, m = q.size, b.size
+    cones = tuple(cones)
+    total = sum(cone.size for cone in cones)
+    shapes = dict(P=(P, (n, n)), A=(A, (m, n)), q=(q, (n,)), b=(b, (total,)))
+    for name, (value, expected) in shapes.items():
+        if value is not None and jnp.shape(value) != expected:
+            raise ValueError(
+                f"solve_conic: {name} has shape {jnp.shape(value)}, expected {expected}: q has {n} entries, b {m}, and "
+                f"the cones are of size {total} together."
+            )
+    P, A = (value if value is None or isinstance(value, BCOO) else jnp.asarray(value) for value in (P, A))
+    dtype = jnp.result_type(q, b, float)
+    q, b = q.astype(dtype), b.astype(dtype)
+    x, z, s, status = _solve(P, q, A, b, cones, solver, settings)
+    if raise_on_failure and not isinstance(status, jax.core.Tracer) and int(status) > backends.ALMOST_SOLVED:
+        raise ValueError(f"solve_conic: {backends.MEANING[int(status)]}.")
+    if isinstance(P, jax.Array):
+        P = (P + P.T) / 2
+    adjoint = Implicit(linear_solver=least_squares, on_failure="ignore") if adjoint is None else adjoint
+    x, v = implicit_root(conic_normal_map(cones), (x, z - s), P, q, A, b, adjoint=adjoint)
+    z = product_dual(v, cones)
+    return ConicSolution(x, z, z - v, status)
+
+
+def _solve(P, q, A, b, cones, solver, settings):
+    """The solution without derivative."""
+    dtype = q.dtype
+    values = stop([_values(P), _pattern(P), q, _values(A), _pattern(A), b])
+    n, m = q.size, b.size
+    solve_one = backends.backend(solver)
+
+    def on_host(*values):
+        from scipy import sparse
+
+        batch = values[2].shape[:-1]
+        count = int(np.prod(batch))
+        P, P_pattern, q, A, A_pattern, b = (
+            [None] * count if part is None else np.reshape(part, (count, *part.shape[len(batch) :])) for part in values
+        )
+        xs, zs, ss = np.full((count, n), np.nan), np.full((count, m), np.nan), np.full((count, m), np.nan)
+        status = np.full(count, backends.FAILED, np.int32)
+
+        def matrix(values, pattern, shape):
+            if values is None:
+                return sparse.csc_matrix(shape)
+            values = np.asarray(values, float)
+            return sparse.csc_matrix(values if pattern is None else (values, pattern.T), shape)
+
+        def one(i):
+            program = backends.Program(
+                matrix(P[i], P_pattern[i], (n, n)), np.asarray(q[i], float), matrix(A[i], A_pattern[i], (m, n)),
+                np.asarray(b[i], float), cones,
+            )  # fmt: skip
+            if not all(np.isfinite(part).all() for part in (program.P.data, q[i], program.A.data, b[i])):
+                return
+            if abs(program.P - program.P.T).max() > 1e-8 * (1 + abs(program.P).max()):
+                return
+            x, z, s, code = solve_one(program, **settings)
+            status[i] = code
+            if code <= backends.ALMOST_SOLVED:
+                xs[i], zs[i], ss[i] = x, z, s
+
+        backends.in_threads(one, count)
+        shaped = [a.reshape(*batch, -1).astype(dtype) for a in (xs, zs, ss)]
+        return (*shaped, status.reshape(batch))
+
+    shapes = [jax.ShapeDtypeStruct((k,), dtype) for k in (n, m, m)] + [jax.ShapeDtypeStruct((), jnp.int32)]
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
+        return tuple(jnp.asarray(part) for part in on_host(*jax.tree.map(np.asarray, values)))
+    return jax.pure_callback(on_host, tuple(shapes), *values, vmap_method="broadcast_all")
+
+
+def _values(matrix: Matrix | None) -> Array | None:
+    return matrix.data if isinstance(matrix, BCOO) else matrix
+
+
+def _pattern(matrix: Matrix | None) -> Array | None:
+    return matrix.indices if isinstance(matrix, BCOO) else None
