@@ -9,12 +9,14 @@ from ..projection.cones import Zero as Zero
 from ._backends import MEANING as STATUS
 from .conic import ConicSolution as ConicSolution
 from .conic import solve_conic as solve_conic
+from .cvxpy_layer import CvxpyLayer as CvxpyLayer
 from .qp import QPSolution as QPSolution
 from .qp import solve_qp as solve_qp
 
 __all__ = [
     "STATUS",
     "ConicSolution",
+    "CvxpyLayer",
     "Exponential",
     "NonNegative",
     "PositiveSemidefinite",

@@ -64,7 +64,8 @@ def _surface(v: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
 @_surface.defjvp
 def _surface_jvp(primals, tangents):
     (v,), (v_dot,) = primals, tangents
-    return _surface(v), move(_ray(_parameter(v), v), v_dot)
+    ray = _ray(_parameter(v), v)  # one search for the root serves value and derivative
+    return ray.point, move(ray, v_dot)
 
 
 @jax.custom_jvp

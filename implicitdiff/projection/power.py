@@ -82,7 +82,7 @@ def _surface_jvp(primals, tangents):
     ray, q_alpha, d_alpha = _ray(_parameter(v, alpha), v, alpha)
     # v = s q + m d, in which alpha moves q and d as well.
     q_dot, d_dot = alpha_dot[..., None] * q_alpha, alpha_dot[..., None] * d_alpha
-    return _surface(v, alpha), move(ray, v_dot - q_dot - d_dot) + q_dot
+    return ray.point, move(ray, v_dot - q_dot - d_dot) + q_dot
 
 
 @jax.custom_jvp
