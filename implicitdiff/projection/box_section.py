@@ -8,6 +8,9 @@ from ._arrays import check, floating, like, magnitude, per_vector
 
 Bounds = tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]
 
+# Up to this length the residuals at all kinks are cheaper than the iterations that they save.
+AT_ONCE = 32
+
 
 def box_section(v: Float[Array, "... n"], section: Bounds) -> Float[Array, "... n"]:
     """Project onto the section {x : lower <= x <= upper, w'x = c} of a box.
@@ -157,10 +160,24 @@ def _multiplier(v: Array, lower: Array, upper: Array, w: Array, c: Array) -> Arr
         return jnp.where(done, tau, new), left, right, piece, ~(bisect | flat | short), iteration + 1, finished
 
     start = jnp.zeros_like(v[..., :1] + c)
+    if v.shape[-1] <= AT_ONCE:
+        start = start + _between_kinks(v, lower, upper, w, c, jnp.concatenate(kinks, axis=-1))
     no = jnp.zeros(start.shape, bool)
     state = (start, start - jnp.inf, start + jnp.inf, jnp.zeros(start.shape, jnp.int32), no, 0, no)
     tau, *_ = lax.while_loop(unfinished, newton, state)
     return tau
+
+
+def _between_kinks(v: Array, lower: Array, upper: Array, w: Array, c: Array, kinks: Array) -> Array:
+    """A tau on the linear piece of the root, from the residuals at all kinks at once."""
+    kinks = jnp.where(jnp.isfinite(kinks), kinks, 0.0)
+    at = v[..., None, :] + kinks[..., :, None] * w[..., None, :]
+    residuals = jnp.sum(w[..., None, :] * jnp.clip(at, lower[..., None, :], upper[..., None, :]), axis=-1) - c
+    left = jnp.max(jnp.where(residuals <= 0, kinks, -jnp.inf), axis=-1, keepdims=True)
+    right = jnp.min(jnp.where(residuals >= 0, kinks, jnp.inf), axis=-1, keepdims=True)
+    middle = left / 2 + right / 2
+    # Beyond the last kink, that one: Newton's method goes on from there.
+    return jnp.where(jnp.isfinite(middle), middle, jnp.where(jnp.isfinite(left), left, jnp.minimum(right, 0.0)))
 
 
 def _total(terms: Array) -> Array:
