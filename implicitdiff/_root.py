@@ -87,6 +87,11 @@ def _compiled_tangent(program: Program, adjoint, x, theta, theta_dot):
 def attach(F: Callable, x: PyTree, args: tuple, kwargs: dict[str, Any], adjoint: Adjoint | None) -> PyTree:
     """Return x with the derivative of the root of F(x, *args, **kwargs) = 0 in args, kwargs and closed-over arrays."""
     adjoint = Implicit() if adjoint is None else adjoint
+    if getattr(F, "is_root", True) is False:
+        raise TypeError(
+            f"{name_of(F)} is a fixed-point map T, and its fixed points are no roots: use implicit_fixed_point or "
+            "custom_fixed_point."
+        )
     if isinstance(adjoint, Implicit):
         adjoint = adjoint.informed_by(F)
     elif isinstance(adjoint, Unrolled):
@@ -197,6 +202,11 @@ class FixedPointResidual:
 
     def __init__(self, T: Callable):
         """Wrap T, and carry over what it says of I - dT/dx."""
+        if getattr(T, "is_root", False):
+            raise TypeError(
+                f"{name_of(T)} is a root condition F, and its roots are no fixed points: use implicit_root or "
+                "custom_root."
+            )
         self.T = T
         self.symmetric = getattr(T, "symmetric", None)
         self.positive_definite = getattr(T, "positive_definite", None)
@@ -208,6 +218,11 @@ class FixedPointResidual:
         leaves, tree = jtu.tree_flatten(x)
         image = check_output(self.T, tree, leaves, self.T(x, *args, **kwargs))
         return jtu.tree_unflatten(tree, [a - b for a, b in zip(leaves, image, strict=True)])
+
+
+def as_root(condition: Callable) -> Callable:
+    """The root condition that a condition of a solver stands for: itself, or x - T(x, *args) where it is a T."""
+    return condition if getattr(condition, "is_root", False) else FixedPointResidual(condition)
 
 
 def root_jvp(F: Callable, x: PyTree, args: tuple, tangents: tuple, adjoint: Adjoint | None = None) -> PyTree:

@@ -86,19 +86,23 @@ def test_has_aux_without_aux(returned):
 
 
 ORDERS = {
-    "swapped": (lambda x, b, a: x, lambda init, a, b: a),
-    "shifted": (lambda x, extra, a: x, lambda init, a: a),
-    "stationary": (idf.optimality.stationary(lambda x, b, a: x), lambda init, a, b: a),
+    "swapped": (lambda x, b, a: x, lambda x, b, a: x, lambda init, a, b: a),
+    "shifted": (lambda x, extra, a: x, lambda x, extra, a: x, lambda init, a: a),
+    "stationary": (
+        idf.optimality.stationary(lambda x, b, a: x),
+        idf.optimality.gradient_descent(lambda x, b, a: x),
+        lambda init, a, b: a,
+    ),
 }
 
 
 @pytest.mark.parametrize("case", ORDERS)
 def test_the_same_arguments_in_another_order(case):
-    F, solver = ORDERS[case]
+    F, T, solver = ORDERS[case]
     with pytest.raises(TypeError, match=r"same order.*'a'"):
         idf.custom_root(F)(solver)
     with pytest.raises(TypeError, match="same order"):
-        idf.custom_fixed_point(F)(solver)
+        idf.custom_fixed_point(T)(solver)
 
 
 def test_a_method_in_another_order():
@@ -173,3 +177,14 @@ def test_a_solver_that_fails_says_so_itself():
 
     with pytest.raises(RuntimeError, match="did not converge"):
         jax.grad(idf.custom_root(lambda x, a: x - a)(broken), argnums=1)(None, 1.0)
+
+
+def test_a_fixed_point_map_is_no_root_condition_and_the_other_way_round():
+    f = lambda x, t: jnp.sum((x - t) ** 2)
+    T, F = idf.optimality.gradient_descent(f, 0.1), idf.optimality.stationary(f)
+    with pytest.raises(TypeError, match="fixed-point map"):
+        idf.implicit_root(T, jnp.ones(2), 1.0)
+    with pytest.raises(TypeError, match="fixed-point map"):
+        idf.custom_root(T)(lambda init, t: init)(jnp.ones(2), 1.0)
+    with pytest.raises(TypeError, match="root condition"):
+        idf.implicit_fixed_point(F, jnp.ones(2), 1.0)

@@ -19,6 +19,9 @@ from ._least_squares import least_squares
 
 Matrix = Any  # an array or a BCOO
 
+# Up to this many unknowns P is checked to be positive semidefinite, by a Cholesky factorisation.
+CHECKED_SIZE = 2000
+
 
 class ConicSolution(NamedTuple):
     """A solution of a conic program.
@@ -141,7 +144,7 @@ def _solve(P, q, A, b, cones, solver, settings):
             )  # fmt: skip
             if not all(np.isfinite(part).all() for part in (program.P.data, q[i], program.A.data, b[i])):
                 return
-            if abs(program.P - program.P.T).max() > 1e-8 * (1 + abs(program.P).max()):
+            if not _convex(program.P):
                 return
             x, z, s, code = solve_one(program, **settings)
             status[i] = code
@@ -156,6 +159,19 @@ def _solve(P, q, A, b, cones, solver, settings):
     if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
         return tuple(jnp.asarray(part) for part in on_host(*jax.tree.map(np.asarray, values)))
     return jax.pure_callback(on_host, tuple(shapes), *values, vmap_method="broadcast_all")
+
+
+def _convex(P: Any) -> bool:
+    """Whether P is symmetric and, as far as that is cheap to know, positive semidefinite; solvers do not all notice."""
+    size = abs(P).max() if P.nnz else 0.0
+    if abs(P - P.T).max() > 1e-8 * size:
+        return False
+    if size > 0 and P.shape[0] <= CHECKED_SIZE:
+        try:
+            np.linalg.cholesky(P.toarray() + 1e-8 * size * np.eye(P.shape[0]))
+        except np.linalg.LinAlgError:
+            return False
+    return True
 
 
 def _values(matrix: Matrix | None) -> Array | None:

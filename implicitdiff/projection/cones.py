@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -20,16 +21,16 @@ from .semidefinite import semidefinite
 
 
 @dataclasses.dataclass(frozen=True)
-class Cone:
+class Cone(ABC):
     """A closed convex cone of vectors of length `size`."""
 
     projection: ClassVar[Callable[..., Array]]
     dual_projection: ClassVar[Callable[..., Array]]
 
     @property
+    @abstractmethod
     def size(self) -> int:
         """The length of its vectors."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._adjoint import Adjoint, Unrolled
 from .._decorators import stop
 from .._program import compiled_call
-from .._root import FixedPointResidual, attach
+from .._root import as_root, attach
 from ._progress import Progress
 
 
@@ -77,12 +77,15 @@ class IterativeSolver:
             (x, state); x is differentiable in args and in what the functions close over, state is not.
         """
         if isinstance(self.adjoint, Unrolled):
+            if self.progress or self.condition is not None:
+                raise ValueError(
+                    "Unrolled() differentiates the iterations: it takes no condition and shows no progress."
+                )
             return self._unrolled(floating(init), args)
         # A solution does not depend on where one started, and what was iterated is not differentiated.
         x, state = stop(compiled_call(self._loop, stop(floating(init)), *stop(args)))
         condition = self.own_condition(state) if self.condition is None else self.condition
-        F = condition if getattr(condition, "is_root", False) else FixedPointResidual(condition)
-        return attach(F, x, args, {}, self.adjoint), state
+        return attach(as_root(condition), x, args, {}, self.adjoint), state
 
     def _unfinished(self, state: Any) -> Bool[Array, ""]:
         return ~state.converged & (state.iteration < self.maxiter) & ~jnp.isnan(state.error)

@@ -14,7 +14,7 @@ from .. import optimality
 from .._adjoint import Adjoint
 from .._decorators import stop
 from .._program import compiled_call
-from .._root import FixedPointResidual, attach
+from .._root import as_root, attach
 from ._iterative import IterativeSolver, floating
 
 
@@ -51,7 +51,7 @@ class OptimistixSolver:
 
         fixed = stop(args)
         x, steps, success = stop(compiled_call(solve, stop(floating(init)), *fixed))
-        F = self.condition if getattr(self.condition, "is_root", False) else FixedPointResidual(self.condition)
+        F = as_root(self.condition)
         error = otu.tree_norm(F(x, *fixed))
         return attach(F, x, args, {}, self.adjoint), OptimistixState(jnp.asarray(steps), stop(error), success)
 

@@ -18,7 +18,7 @@ from .. import optimality, projection
 from .._adjoint import Adjoint
 from .._decorators import stop
 from .._host import host_solver
-from .._root import FixedPointResidual, attach
+from .._root import as_root, attach
 from ._iterative import floating
 
 
@@ -68,7 +68,7 @@ class ScipySolver:
         shape = jax.eval_shape(self.shape, init, *fixed)
         scalars = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.bool_)
         x, iterations, success = host_solver(self.solve, (shape, *scalars))(init, *fixed)
-        F = self.condition if getattr(self.condition, "is_root", False) else FixedPointResidual(self.condition)
+        F = as_root(self.condition)
         error = jnp.linalg.norm(ravel_pytree(F(stop(x), *fixed))[0])
         return attach(F, x, args, {}, self.adjoint), ScipyState(iterations, stop(error), success)
 

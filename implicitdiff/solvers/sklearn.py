@@ -13,7 +13,7 @@ from .. import prox
 from .._adjoint import Adjoint
 from .._decorators import stop
 from .._host import host_solver
-from .._root import FixedPointResidual, attach
+from .._root import as_root, attach
 from ..optimality._condition import Condition
 from ..optimality.stationary import gradient
 
@@ -53,6 +53,12 @@ class SklearnSolver:
         """
         parameters = {name: jnp.asarray(value, jnp.result_type(float)) for name, value in (parameters or {}).items()}
         kind = _KINDS[type(self.estimator).__name__]
+        unknown = set(parameters) - {*kind.parameters, "sample_weight"}
+        if unknown:
+            raise ValueError(
+                f"sklearn_solver: {sorted(unknown)} cannot be parameters of {type(self.estimator).__name__}, expected "
+                f"some of {[*kind.parameters, 'sample_weight']}; set others on the estimator."
+            )
         X, y = jnp.asarray(X), jnp.asarray(y)
         classes = self._classes(y) if kind.labels else 0
         width = y.shape[1:] if not kind.labels else ((classes,) if classes > 2 else ())
@@ -65,9 +71,9 @@ class SklearnSolver:
         def parameter(given: dict, name: str) -> Any:
             return given.get(name, settings.get(name))
 
-        condition = kind.condition(parameter, settings)
-        F = condition if condition.is_root else FixedPointResidual(condition)
-        return attach(F, model, (X, y, parameters), {}, self.adjoint), {"iteration": iterations}
+        return attach(as_root(kind.condition(parameter, settings)), model, (X, y, parameters), {}, self.adjoint), {
+            "iteration": iterations
+        }
 
     def _classes(self, y: Array) -> int:
         if isinstance(y, jax.core.Tracer):
@@ -75,6 +81,8 @@ class SklearnSolver:
         found = np.unique(np.asarray(y))
         if not np.array_equal(found, np.arange(found.size)):
             raise ValueError(f"sklearn_solver: labels must be 0, 1, ..., each at least once, found {found}.")
+        if found.size > 2 and type(self.estimator).__name__ == "LinearSVC":
+            raise ValueError(f"sklearn_solver: LinearSVC is for two classes here, found {found.size}.")
         return int(found.size)
 
     def _fit(self, X: np.ndarray, y: np.ndarray, parameters: dict) -> tuple[LinearModel, int]:
@@ -134,13 +142,19 @@ def sklearn_solver(estimator: Any, adjoint: Adjoint | None = None) -> SklearnSol
     for setting, values in allowed.items():
         if values is not None and setting in settings and settings[setting] not in values:
             raise ValueError(f"sklearn_solver: {name} with {setting}={settings[setting]!r} is not supported.")
-    if name == "LogisticRegression" and settings.get("l1_ratio"):
-        raise ValueError("sklearn_solver: LogisticRegression with an l1 penalty is not supported.")
+    if name == "LogisticRegression":
+        # liblinear penalises the intercept, and fits more than two classes one against the rest.
+        for setting, refused in (("solver", "liblinear"), ("multi_class", "ovr")):
+            if settings.get(setting) == refused:
+                raise ValueError(f"sklearn_solver: LogisticRegression with {setting}={refused!r} is not supported.")
+        if settings.get("l1_ratio"):
+            raise ValueError("sklearn_solver: LogisticRegression with an l1 penalty is not supported.")
     return SklearnSolver(estimator, adjoint)
 
 
 class _Kind(NamedTuple):
     labels: bool
+    parameters: tuple[str, ...]
     condition: Callable[[Callable, dict], Condition]
 
 
@@ -222,9 +236,9 @@ def _linear_svc(parameter: Callable, settings: dict) -> Condition:
 
 
 _KINDS = {
-    "Ridge": _Kind(False, _ridge),
-    "Lasso": _Kind(False, lambda parameter, settings: _elastic_net(parameter, settings, lasso=True)),
-    "ElasticNet": _Kind(False, _elastic_net),
-    "LogisticRegression": _Kind(True, _logistic),
-    "LinearSVC": _Kind(True, _linear_svc),
+    "Ridge": _Kind(False, ("alpha",), _ridge),
+    "Lasso": _Kind(False, ("alpha",), lambda parameter, settings: _elastic_net(parameter, settings, lasso=True)),
+    "ElasticNet": _Kind(False, ("alpha", "l1_ratio"), _elastic_net),
+    "LogisticRegression": _Kind(True, ("C",), _logistic),
+    "LinearSVC": _Kind(True, ("C",), _linear_svc),
 }

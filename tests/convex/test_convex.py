@@ -130,6 +130,11 @@ def test_failures_name_themselves():
         solve_qp(None, -q, G=-one, h=np.zeros(1))
     with pytest.raises(ValueError, match="failed"):
         solve_qp(np.array([[1.0, 1.0], [0.0, 1.0]]), q)
+    box = dict(G=np.vstack([P, -P]), h=np.ones(4))
+    for indefinite in (np.diag([1.0, -1.0]), np.array([[1.0, 2.0], [2.0, 1.0]])):  # Clarabel takes both for solved
+        with pytest.raises(ValueError, match="positive semidefinite"):
+            solve_qp(indefinite, q, **box)
+    assert solve_qp(np.ones((2, 2)), q, **box).status == 0
     with pytest.raises(ValueError, match="failed"):
         solve_qp(P, np.array([np.nan, 1.0]))
     assert solve_qp(P, np.array([np.nan, 1.0]), raise_on_failure=False).status == 4

@@ -86,3 +86,9 @@ def test_wrong_use():
         idf.solvers.sklearn_solver(LogisticRegression()).run(CANCER[0], CANCER[1] + 1)
     with pytest.raises(TypeError, match="close over"):
         jax.jit(lambda y: idf.solvers.sklearn_solver(LogisticRegression()).run(CANCER[0], y)[0])(CANCER[1])
+    with pytest.raises(ValueError, match="liblinear"):
+        idf.solvers.sklearn_solver(LogisticRegression(solver="liblinear"))
+    with pytest.raises(ValueError, match="intercept_scaling"):
+        idf.solvers.sklearn_solver(LinearSVC()).run(*CANCER, dict(intercept_scaling=2.0))
+    with pytest.raises(ValueError, match="two classes"):
+        idf.solvers.sklearn_solver(LinearSVC()).run(*DIGITS)
