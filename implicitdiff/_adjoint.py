@@ -96,15 +96,21 @@ class Implicit:
                 status = failed_if(~(residual <= self.residual_tol), NOT_A_ROOT)
                 sound = settle([jnp.ones((), residual.dtype)], status, self.on_failure)[0]
                 b = [leaf * sound.astype(leaf.real.dtype) for leaf in b]
-            return self._solve(program, x, theta, b)
+            return self.solve(program, x, theta, b)
 
     def newton(self, program: Program, x: Leaves, theta: Leaves) -> list[Array]:
         """One Newton step on F(x, theta) = 0."""
         with _explained(program):
-            step = self._solve(program, x, theta, program(x, theta))
+            step = self.solve(program, x, theta, program(x, theta))
         return [a - b for a, b in zip(x, step, strict=True)]
 
-    def _solve(self, program: Program, x: Leaves, theta: Leaves, b: Leaves) -> list[Array]:
+    def solve(self, program: Program, x: Leaves, theta: Leaves, b: Leaves) -> list[Array]:
+        """A^-1 b, differentiable to any order."""
+        product, options = self.system(program, x, theta)
+        return program.x_tree.flatten_up_to(solve(product, program.x_tree.unflatten(b), options))
+
+    def system(self, program: Program, x: Leaves, theta: Leaves) -> tuple[Callable, LinearOptions]:
+        """The product v -> A v, and how to solve with it."""
         # On pytrees like x: these are what a user's linear solver and preconditioner work on.
         tree = program.x_tree
 
@@ -118,7 +124,7 @@ class Implicit:
             product = on_trees(lambda v: [a - b for a, b in zip(v, M(W(v)), strict=True)])
         else:
             product = on_trees(pushforward_x(program, x, theta))
-        options = LinearOptions(
+        return product, LinearOptions(
             solver=self.linear_solver,
             symmetric=bool(self.symmetric),
             positive_definite=bool(self.positive_definite),
@@ -128,7 +134,6 @@ class Implicit:
             on_failure=self.on_failure,
             parts=parts,
         )
-        return tree.flatten_up_to(solve(product, tree.unflatten(b), options))
 
 
 @dataclasses.dataclass(frozen=True)

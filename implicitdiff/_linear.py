@@ -16,6 +16,7 @@ from jaxtyping import Array, PyTree
 
 from ._dense import Factors, cholesky, lu
 from ._failure import NOT_CONVERGED, NOT_FINITE, OK, OnFailure, Status, failed_if, first, settle
+from ._program import name_of
 from .krylov import CG, GMRES, MINRES, Krylov
 from .krylov._composed import on_range
 from .krylov._cycle import Product, Vector, dot, norm, rounding_unit
@@ -112,19 +113,41 @@ def solve(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions)
     return space.from_real(u)
 
 
+class Trial(NamedTuple):
+    """What a linear solve did: the method, its products with A (None: the matrix was formed), ||b - A x|| / ||b||."""
+
+    method: str
+    steps: Array | None
+    converged: Array
+    residual: Array
+
+
+def trial(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions) -> Trial:
+    """Solve A x = b as `solve` does, and tell how it went."""
+    space = RealSpace(b)
+    right = space.to_real(b)
+
+    def product(v: Vector) -> Vector:
+        return space.to_real(matvec(space.from_real(v)))
+
+    x, status = _strategies(product, right, space, options)[0](product, right)
+    residual = norm([a - c for a, c in zip(right, product(x), strict=True)]) / norm(right)
+    method: Any = automatic(space, options) if options.solver is None else options.solver
+    name = "LU" if method is lu else "Cholesky" if method is cholesky else name_of(method)
+    steps = None
+    if isinstance(method, Krylov):
+        steps = method.solve(product, right, *_helpers(method, right, space, options)[0]).steps
+    return Trial(name, steps, status == OK, residual)
+
+
 def _strategies(product: Product, b: Vector, space: RealSpace, options: LinearOptions) -> tuple[Strategy, Strategy]:
     """How to solve with A, and how with its transpose."""
     solver = options.solver
-    symmetric = options.symmetric or options.positive_definite
     if solver is None:
-        if space.size <= DIRECT_SIZE and options.preconditioner is None:
-            return _direct(product, b, space, cholesky if options.positive_definite else lu)
-        composed = options.parts is not None and options.preconditioner is None
-        method = CG if options.positive_definite or composed else MINRES if symmetric else GMRES
-        rescue = space.size <= DENSE_SIZE
-        rtol = rounding_unit(space.eps) if options.rtol is None and space.mixed else options.rtol
-        budget = max(64, space.size // 4) if rescue else None
-        return _krylov(method(rtol=rtol, atol=options.atol or 0.0, max_steps=budget), b, space, options, rescue)
+        method = automatic(space, options)
+        if isinstance(method, Krylov):
+            return _krylov(method, b, space, options, rescue=space.size <= DENSE_SIZE)
+        return _direct(product, b, space, method)
     if isinstance(solver, lx.LU):
         return _direct(product, b, space, lu)
     if isinstance(solver, lx.Cholesky):
@@ -134,6 +157,18 @@ def _strategies(product: Product, b: Vector, space: RealSpace, options: LinearOp
     if isinstance(solver, lx.AbstractLinearSolver):
         return _lineax(solver, b, space, options)
     return _callable(solver, space, options)
+
+
+def automatic(space: RealSpace, options: LinearOptions) -> Krylov | Callable[[Array, float], Factors]:
+    """The method where the user chose none: a factorisation, or a Krylov method with a budget."""
+    if space.size <= DIRECT_SIZE and options.preconditioner is None:
+        return cholesky if options.positive_definite else lu
+    composed = options.parts is not None and options.preconditioner is None
+    symmetric = options.symmetric or options.positive_definite
+    method = CG if options.positive_definite or composed else MINRES if symmetric else GMRES
+    rtol = rounding_unit(space.eps) if options.rtol is None and space.mixed else options.rtol
+    budget = max(64, space.size // 4) if space.size <= DENSE_SIZE else None
+    return method(rtol=rtol, atol=options.atol or 0.0, max_steps=budget)
 
 
 def _direct(product: Product, b: Vector, space: RealSpace, factorise) -> tuple[Strategy, Strategy]:
@@ -175,20 +210,25 @@ def _krylov(method: Krylov, b: Vector, space: RealSpace, options, rescue: bool) 
 
         return strategy
 
+    (precondition, cycle), transposed = _helpers(method, b, space, options)
+    return with_preconditioner(precondition, cycle), with_preconditioner(*transposed)
+
+
+def _helpers(method: Krylov, b: Vector, space: RealSpace, options: LinearOptions) -> tuple[tuple, tuple]:
+    """Preconditioner and cycle of a Krylov method, for the system and for its transpose."""
     if options.preconditioner is None:
         if options.parts is None or not isinstance(method, CG | MINRES):
-            return with_preconditioner(None), with_preconditioner(None)
-        W, M = (lambda v, part=part: space.to_real(part(space.from_real(v))) for part in options.parts)
+            return (None, None), (None, None)
+        inner, outer = (lambda v, part=part: space.to_real(part(space.from_real(v))) for part in options.parts)
         # Both are symmetric, so that neither has to be transposed.
-        return tuple(with_preconditioner(None, on_range(method, W, M, transpose)) for transpose in (False, True))
+        return (None, on_range(method, inner, outer)), (None, on_range(method, inner, outer, transpose=True))
+
+    M = options.preconditioner
 
     def precondition(v):
-        return space.to_real(options.preconditioner(space.from_real(v)))
+        return space.to_real(M(space.from_real(v)))
 
-    def transposed(v):
-        return jax.linear_transpose(precondition, b)(v)[0]
-
-    return with_preconditioner(precondition), with_preconditioner(transposed)
+    return (precondition, None), (lambda v: jax.linear_transpose(precondition, b)(v)[0], None)
 
 
 def _lineax(solver: lx.AbstractLinearSolver, b: Vector, space: RealSpace, options) -> tuple[Strategy, Strategy]:

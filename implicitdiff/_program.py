@@ -22,7 +22,7 @@ from ._jaxpr_key import NoKeyError, jaxpr_key
 
 # Python floats are arrays, as everywhere in JAX; integers and booleans steer shapes and branches: they are fixed.
 _ARRAYS = (jax.Array, np.ndarray, np.generic, float, complex)
-_CONCRETE_NEEDED = (
+CONCRETE_NEEDED = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
@@ -109,7 +109,7 @@ def trace(F: Callable[..., PyTree], x: PyTree, args: tuple, kwargs: dict) -> tup
     """
     try:
         return _trace(F, x, args, kwargs, _ARRAYS)
-    except _CONCRETE_NEEDED:
+    except CONCRETE_NEEDED:
         # F branches on a Python float: give it the number itself, as an eager call would.
         return _trace(F, x, args, kwargs, _ARRAYS[:-2])
 

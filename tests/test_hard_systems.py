@@ -110,3 +110,19 @@ def test_float32_sees_a_single_direction_that_is_lost(kind):
             error = np.linalg.norm(PRODUCTS[kind](A, b, b)[0] - exact) / np.linalg.norm(exact)
             assert not error > 1e-2, (condition, error)
             assert condition > 1e3 or error < 1e-3
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e5])
+def test_float32_is_refined_with_residuals_in_float64(condition):
+    # Where A itself is known to float32's last digit, so is the solution, whatever the condition number.
+    n, random = 50, np.random.default_rng(0)
+    U, V = (np.linalg.qr(random.standard_normal((n, n)))[0] for _ in range(2))
+    A = ((U * np.geomspace(1, 1 / condition, n)) @ V).astype(np.float32)
+    b = random.standard_normal(n).astype(np.float32)
+    solution = lambda b: idf.implicit_root(lambda x, b: jnp.asarray(A) @ x - b, jnp.zeros(n, jnp.float32), b)
+    for got, exact in (
+        (jax.jvp(solution, [b], [b])[1], np.linalg.solve(A.astype(float), b)),
+        (jax.vjp(solution, b)[1](jnp.asarray(b))[0], np.linalg.solve(A.T.astype(float), b)),
+    ):
+        assert got.dtype == jnp.float32
+        assert np.linalg.norm(got - exact) <= 1e-7 * np.linalg.norm(exact)

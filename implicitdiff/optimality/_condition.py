@@ -17,6 +17,7 @@ class Condition:
         parts: `(inner, outer)` where T(x, *args) = outer(inner(x, *args), *args) and both have symmetric Jacobians,
             as a gradient step and a proximal operator do; else None. The linear solve makes use of it.
         is_root: whether it is a root condition F, else a fixed-point map T.
+        margin: `margin(x, *args)`, how far x is from where the condition stops being regular, or None.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Condition:
         like: Callable | None = None,
         parts: tuple[Callable, Callable] | None = None,
         is_root: bool = False,
+        margin: Callable | None = None,
     ):
         """Wrap `call`; it takes the arguments that `like` takes, where the names of these are to be compared."""
         self.call = call
@@ -35,6 +37,7 @@ class Condition:
         self.positive_definite = positive_definite
         self.parts = parts
         self.is_root = is_root
+        self.margin = margin
         self.__qualname__ = name
         with contextlib.suppress(TypeError, ValueError):
             self.__signature__ = inspect.signature(call if like is None else like)

@@ -92,7 +92,12 @@ def kkt(
         return container._make(conditions) if hasattr(x, "_make") else conditions  # x may be a named tuple
 
     symmetric = True if ineq is None or complementarity == "natural" else None
-    return Condition(F, f"kkt({name_of(f)})", symmetric=symmetric, is_root=True)
+
+    def margin(x: tuple, theta_f: Any = None, theta_eq: Any = None, theta_ineq: Any = None) -> Array:
+        del theta_f, theta_eq
+        return complementarity_margin(x[2], None if ineq is None else ineq(x[0], theta_ineq))
+
+    return Condition(F, f"kkt({name_of(f)})", symmetric=symmetric, is_root=True, margin=margin)
 
 
 def quadratic_program(complementarity: Literal["product", "natural"] = "product") -> Condition:
@@ -126,7 +131,19 @@ def quadratic_program(complementarity: Literal["product", "natural"] = "product"
         )
         return condition(x, theta_f, theta_eq, theta_ineq)
 
-    return Condition(F, "quadratic_program", symmetric=True if complementarity == "natural" else None, is_root=True)
+    def margin(x: tuple, theta_f: Any, theta_eq: Any = None, theta_ineq: Any = None) -> Array:
+        del theta_f, theta_eq
+        return complementarity_margin(x[2], None if theta_ineq is None else theta_ineq[0] @ x[0] - theta_ineq[1])
+
+    symmetric = True if complementarity == "natural" else None
+    return Condition(F, "quadratic_program", symmetric=symmetric, is_root=True, margin=margin)
+
+
+def complementarity_margin(multipliers: PyTree, values: PyTree) -> Array:
+    """How strictly complementary a point is: the least, over the constraints, of the larger of |lam_i| and |g_i|."""
+    pairs = zip(jax.tree.leaves(multipliers), jax.tree.leaves(values), strict=True)
+    least = [jnp.min(jnp.maximum(jnp.abs(m), jnp.abs(g)), initial=jnp.inf) for m, g in pairs]
+    return jnp.min(jnp.stack([jnp.asarray(jnp.inf), *least]))
 
 
 def inner(a: PyTree, b: PyTree) -> Array:

@@ -1,0 +1,1 @@
+"""The paper's experiments and more, on real data where there is any: `python -m experiments NAME`."""

@@ -1,0 +1,9 @@
+"""Derivatives that know their own error: estimates, bounds, and a report that names what is wrong."""
+
+from .bound import ErrorBound as ErrorBound
+from .bound import error_bound as error_bound
+from .diagnose import VERDICTS as VERDICTS
+from .diagnose import Diagnosis as Diagnosis
+from .diagnose import diagnose as diagnose
+from .estimate import ErrorEstimate as ErrorEstimate
+from .estimate import error_estimate as error_estimate

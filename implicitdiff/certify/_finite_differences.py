@@ -1,0 +1,59 @@
+"""The derivative of a solver by finite differences, as a judge."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import tree_util as jtu
+from jaxtyping import PyTree
+
+from ._linearised import Covector, Linearised, Vector, is_inexact
+from ._spectrum import noise
+
+
+class Comparison(NamedTuple):
+    """The derivative along random directions of args beside central differences of the solver.
+
+    Attributes:
+        difference: of both, relative.
+        noise: of the differences themselves: how far those of the step and of half the step are apart.
+    """
+
+    difference: float
+    noise: float
+
+    def agrees(self, tolerance: float) -> bool:
+        """Whether the difference is below the tolerance, or within what the noise of the differences explains."""
+        return self.difference <= max(tolerance, 3 * self.noise) if self.noise < 1 else self.difference <= tolerance
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"differ by {self.difference:.1e} relative (their own noise: {self.noise:.1e})"
+
+
+def compare(here: Linearised, solver: Callable[..., PyTree], directions: int = 2) -> Comparison:
+    """Compare J v with (solver(args + h v) - solver(args - h v)) / 2h for random v, each array at its own scale."""
+    leaves, tree = here.args_tree
+    eps = float(jnp.finfo(here.unknowns.dtype).eps)
+    scales = here.parameters.vector([
+        jnp.full(leaf.shape, jnp.maximum(jnp.sqrt(jnp.mean(jnp.abs(leaf) ** 2)), 1e-3), jnp.finfo(leaf.dtype).dtype)
+        .astype(leaf.dtype) for leaf in leaves if is_inexact(leaf)
+    ])  # fmt: skip
+    center = here.parameters.vector([leaf for leaf in leaves if is_inexact(leaf)])
+    h = eps ** (1 / 4)
+
+    def solution(vector: Covector) -> Vector:
+        supply = iter(here.parameters.leaves(vector))
+        moved = tree.unflatten([next(supply) if is_inexact(leaf) else leaf for leaf in leaves])
+        return here.unknowns.vector([jnp.asarray(leaf) for leaf in jtu.tree_leaves(solver(*moved))])
+
+    worst = Comparison(0.0, 0.0)
+    for v in scales * noise(7, (directions, *center.shape), center.dtype):
+        coarse, fine = ((solution(center + s * v) - solution(center - s * v)) / (2 * s) for s in (h, h / 2))
+        exact = here.solve(-here.B(v))
+        size = jnp.maximum(jnp.linalg.norm(fine), jnp.linalg.norm(exact))
+        size = jnp.where(size > 0, size, 1.0)
+        difference, scatter = (float(jnp.linalg.norm(a - fine) / size) for a in (exact, coarse))
+        if not difference <= worst.difference:
+            worst = Comparison(difference, scatter)
+    return worst

@@ -1,0 +1,294 @@
+"""A report on one solution and its derivative: what is known, what is wrong, and what would mend it."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import tree_util as jtu
+from jaxtyping import PyTree
+
+from .._adjoint import Adjoint, Implicit
+from .._linear import RealSpace, trial
+from .._program import name_of
+from . import _spectrum as spectrum
+from ._finite_differences import Comparison, compare
+from ._kinks import nearest_kink
+from ._linearised import Linearised, compiled
+from .bound import smallest
+from .estimate import estimated
+
+# A derivative with a larger relative error is not fine. Estimates are trusted to a factor of 3.
+ACCEPTED_ERROR = 1e-2
+MARGIN = 3.0
+
+VERDICTS = {
+    "fine": ("The derivative is that of the solution.", "Nothing."),
+    "not finite": (
+        "x, the arguments, F or its Jacobian hold NaN or inf.",
+        "Look at the solver's result and at the arguments; at sqrt, log, norms and divisions in F at 0.",
+    ),
+    "stopped early": (
+        "x is near a solution, but not near enough for its derivative: the solver stopped early.",
+        "Give the solver a smaller tolerance or more iterations, or the derivative a Newton step: Implicit(polish=1).",
+    ),
+    "wrong F": (
+        "F is not satisfied at x, and its solution is elsewhere: F does not belong to this solver, or the solver did "
+        "not converge at all.",
+        "Compare F with what the solver solves: signs, factors, order of the arguments; then the solver's own status.",
+    ),
+    "wrong derivative": (
+        "F is satisfied at x, but the solver's results move otherwise than F says: F does not belong to this solver.",
+        "Compare F with what the solver solves: the order of the arguments, terms that vanish at this x; or the "
+        "solver's results are too rough for finite differences.",
+    ),
+    "singular": (
+        "The Jacobian of F in x is singular: the solution is not unique.",
+        "Regularise (a ridge), fix the gauge, drop redundant equations or constraints; where any derivative of the set "
+        "of solutions will do, a least-squares linear solver.",
+    ),
+    "ill-conditioned": (
+        "The Jacobian of F in x is so ill-conditioned that rounding errors show in the derivative.",
+        "Use float64, scale the unknowns, add a ridge, or give a preconditioner.",
+    ),
+    "linear solve": (
+        "The linear solve did not converge.",
+        "Use another linear_solver, a preconditioner, more steps, or a looser rtol.",
+    ),
+    "kink": (
+        "x lies where F is not differentiable, or so near that the solution may lie on the other side: a constraint "
+        "that is only just active, a coefficient on its threshold (no strict complementarity).",
+        "The derivative is one of several; solve more precisely, move theta, or smooth the problem.",
+    ),
+}
+
+
+DEFINITENESS = (None, "positive", "negative", "indefinite")
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found; `print` shows it as a table.
+
+    Attributes:
+        verdict: a key of `VERDICTS`: "fine", "not finite", "stopped early", "wrong F", "wrong derivative", "singular",
+            "ill-conditioned", "linear solve" or "kink".
+        explanation: the verdict in words.
+        mend: what to try.
+        condition: the name of F.
+        unknowns: shapes and dtypes of x; `parameters`: of args.
+        size: the number n of unknowns.
+        residual: ||F(x, *args)||.
+        norm: ||x||.
+        distance: estimate of ||x - x*||.
+        residual_after_step: ||F|| after the Newton step that estimates the distance.
+        symmetric: whether A = dF/dx is symmetric.
+        definite: "positive", "negative" or "indefinite" where A is symmetric and small enough to be formed, else None.
+        largest: the largest singular value of A.
+        smallest: its smallest.
+        linear_solver: the method that the derivative is computed with.
+        linear_steps: its products with A; None for a factorisation.
+        linear_residual: ||b - A u|| / ||b||.
+        error: estimate of the relative error of the derivative, by `error_estimate`.
+        kink: distance to the nearest kink in the largest entry of x, or how strictly complementary x is; inf: none.
+        comparison: beside finite differences of the solver, if that was given.
+    """
+
+    verdict: str
+    condition: str
+    unknowns: str
+    parameters: str
+    size: int
+    residual: float
+    norm: float
+    distance: float
+    residual_after_step: float
+    symmetric: bool
+    definite: str | None
+    largest: float
+    smallest: float
+    linear_solver: str
+    linear_steps: int | None
+    linear_residual: float
+    error: float
+    kink: float
+    comparison: Comparison | None
+
+    @property
+    def condition_number(self) -> float:
+        """The largest singular value of A over the smallest."""
+        return self.largest / self.smallest if self.smallest > 0 else math.inf
+
+    @property
+    def explanation(self) -> str:
+        """The verdict in words."""
+        return VERDICTS[self.verdict][0]
+
+    @property
+    def mend(self) -> str:
+        """What to try."""
+        return VERDICTS[self.verdict][1]
+
+    def __str__(self) -> str:
+        """The report as a table."""
+        steps = "" if self.linear_steps is None else f", {self.linear_steps} products"
+        shape = "symmetric" if self.symmetric else "not symmetric"
+        if self.definite is not None:
+            shape += ", indefinite" if self.definite == "indefinite" else f", {self.definite} definite"
+        rows = [
+            ("conditions", self.condition),
+            ("unknowns x", self.unknowns),
+            ("parameters", self.parameters),
+            ("residual |F(x)|", f"{self.residual:.2e}, after one Newton step {self.residual_after_step:.2e}"),
+            ("distance |x - x*|", f"about {self.distance:.2e}, with |x| = {self.norm:.2e}"),
+            ("A = dF/dx", f"{self.size} x {self.size}, {shape}"),
+            ("singular values", f"{self.smallest:.2e} to {self.largest:.2e}, condition {self.condition_number:.1e}"),
+            ("linear solve", f"{self.linear_solver}{steps}, relative residual {self.linear_residual:.1e}"),
+            ("nearest kink", "none near" if math.isinf(self.kink) else f"{self.kink:.1e} away"),
+            ("derivative's error", f"about {self.error:.1e} relative"),
+        ]  # fmt: skip
+        if self.comparison is not None:
+            rows.append(("finite differences", str(self.comparison)))
+        rows += [("verdict", self.verdict), ("", self.explanation), ("what to do", self.mend)]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def diagnose(
+    F: Callable[..., PyTree],
+    x: PyTree,
+    *args: Any,
+    solver: Callable[..., PyTree] | None = None,
+    adjoint: Adjoint | None = None,
+) -> Diagnosis:
+    """Examine a solution and its derivative, and say in words what is wrong with them, if anything is.
+
+    Called eagerly. It costs some solves with A = dF/dx and, up to n = 600, its singular values; beyond, Lanczos
+    estimates of the extreme ones.
+
+    Args:
+        F: the conditions; see `error_estimate`.
+        x: what the solver returned for args.
+        *args: what F depends on.
+        solver: called `solver(*args)`, returns x: its finite differences are compared with the derivative. It should
+            start from the same point each time, and solve to a tolerance well below 1e-5.
+        adjoint: the `Implicit` that the derivative is computed with.
+
+    Returns:
+        A `Diagnosis`.
+
+    Raises:
+        TypeError: F, x and args do not match.
+
+    Example:
+        >>> import jax.numpy as jnp, implicitdiff as idf
+        >>> F = lambda x, a: x**2 - a
+        >>> idf.certify.diagnose(F, jnp.sqrt(2.0), 2.0).verdict, idf.certify.diagnose(F, jnp.array(1.5), 2.0).verdict
+        ('fine', 'stopped early')
+    """
+    adjoint = Implicit() if adjoint is None else adjoint
+    if isinstance(adjoint, Implicit):
+        adjoint = dataclasses.replace(adjoint, on_failure="ignore")
+    method: list[str] = []
+
+    def measure(x: PyTree, args: tuple) -> dict[str, Any]:
+        here = Linearised.of(F, x, args, adjoint)
+        if here.unknowns.size == 0:
+            raise TypeError("diagnose: x has no entries.")
+        measured, name = _measured(here)
+        method.append(name)
+        margin = getattr(F, "margin", None)
+        return measured | dict(kink=nearest_kink(here) if margin is None else margin(x, *args))
+
+    found = {name: value.item() for name, value in jax.device_get(compiled(measure, x, args)).items()}
+    comparison = None if solver is None else compare(Linearised.of(F, x, args, adjoint), solver)
+    diagnosis = Diagnosis(
+        verdict="", condition=name_of(F), unknowns=_shapes(x), parameters=_shapes(args), size=_size(x),
+        residual=found["residual"], norm=found["norm"], distance=found["distance"],
+        residual_after_step=found["after"], symmetric=found["symmetric"],
+        definite=DEFINITENESS[int(found["definite"])] if found["symmetric"] else None, largest=found["largest"],
+        smallest=found["smallest"], linear_solver=method[-1],
+        linear_steps=None if found["steps"] < 0 else found["steps"], linear_residual=found["linear_residual"],
+        error=found["error"], kink=found["kink"], comparison=comparison,
+    )  # fmt: skip
+    return dataclasses.replace(diagnosis, verdict=_verdict(diagnosis, found["scale"], found["eps"], found["converged"]))
+
+
+def _measured(here: Linearised) -> tuple[dict, str]:
+    n, dtype = here.unknowns.size, here.unknowns.dtype
+    x = here.position()
+    first, second = spectrum.noise(5, (2, n), dtype)
+    norm, eps = jnp.linalg.norm, jnp.finfo(dtype).eps
+    Az = here.A(first)
+    symmetric = norm(Az - here.A_transposed(first)) <= 1e3 * eps * norm(Az)
+    step = here.solve(here.value())
+    estimate = estimated(here, None, None, samples=8, step=step)
+    product, options = here.adjoint.system(here.program, here.x, here.theta)
+    linear = trial(product, here.like_x(second), options)
+    definite = jnp.int32(0)
+    if n > spectrum.FORMED_SIZE:
+        sizes = spectrum.largest(here.A, here.A_transposed, n, n, dtype), smallest(here)
+    else:
+        A = spectrum.matrix(here.A, n, dtype)
+        all_sizes = jnp.linalg.svd(A, compute_uv=False)
+        sizes = all_sizes[0], all_sizes[-1]
+        values = jnp.linalg.eigvalsh((A + A.T) / 2)
+        definite = jnp.where(values[0] > 0, 1, jnp.where(values[-1] < 0, 2, 3))
+    return dict(
+        residual=estimate.residual,
+        norm=norm(x),
+        scale=jnp.max(jnp.abs(x)),
+        eps=eps,
+        distance=estimate.distance,
+        error=jnp.where(estimate.norm > 0, estimate.error / estimate.norm, (estimate.error > 0) * 1.0),
+        after=norm(here.at(x - step).value()),
+        symmetric=symmetric,
+        definite=definite,
+        largest=sizes[0],
+        smallest=sizes[1],
+        steps=jnp.int32(-1) if linear.steps is None else linear.steps,
+        converged=linear.converged,
+        linear_residual=linear.residual,
+    ), linear.method
+
+
+def _verdict(found: Diagnosis, scale: float, eps: float, converged: bool) -> str:
+    """The most basic fault first: each makes what is measured after it doubtful."""
+    numbers = (found.residual, found.norm, found.largest)
+    if not all(map(math.isfinite, numbers)):
+        return "not finite"
+    entry_distance = found.distance if math.isfinite(found.distance) else math.inf
+    at_kink = found.kink <= max(1e-6 * scale, MARGIN * entry_distance)
+    singular = not found.condition_number * eps < ACCEPTED_ERROR / 4
+    far = not found.distance <= 0.1 * found.norm
+    if singular:
+        if found.kink <= 1e-6 * scale:
+            return "kink"
+        # Rounding leaves a singular matrix with a smallest singular value of n eps.
+        return "singular" if found.condition_number * eps > 1 / (10 * found.size) else "ill-conditioned"
+    if far and found.residual > 0 and found.norm > 0:
+        return "wrong F"
+    if not found.error * MARGIN <= ACCEPTED_ERROR:
+        return "kink" if at_kink and found.distance <= 1e-6 * found.norm else "stopped early"
+    if not converged:
+        return "ill-conditioned" if found.condition_number * eps > 1e-5 else "linear solve"
+    if at_kink:
+        return "kink"
+    if found.comparison is not None and not found.comparison.agrees(ACCEPTED_ERROR):
+        return "wrong derivative"
+    return "fine"
+
+
+def _size(x: PyTree) -> int:
+    return RealSpace(jax.tree.map(jnp.asarray, x)).size
+
+
+def _shapes(tree: PyTree) -> str:
+    leaves = jtu.tree_leaves(tree)
+    parts = []
+    for leaf in leaves[:6]:
+        array = jnp.asarray(leaf) if isinstance(leaf, float | int | complex) or hasattr(leaf, "dtype") else None
+        parts.append(type(leaf).__name__ if array is None else f"{array.dtype}{list(array.shape)}")
+    return ", ".join(parts) + (f" and {len(leaves) - 6} more" if len(leaves) > 6 else "") if leaves else "none"
