@@ -1,5 +1,6 @@
 """Differentiate the solution of an optimisation problem, a root or a fixed point, whatever solver found it."""
 
+from . import bilevel as bilevel
 from . import certify as certify
 from . import convex as convex
 from . import krylov as krylov

@@ -114,30 +114,61 @@ def solve(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions)
 
 
 class Trial(NamedTuple):
-    """What a linear solve did: the method, its products with A (None: the matrix was formed), ||b - A x|| / ||b||."""
+    """A linear solve that is looked at, not differentiated.
 
+    Attributes:
+        x: the solution.
+        method: the name of the method.
+        steps: its products with A; None where the matrix was formed.
+        converged: whether it succeeded.
+        residual: ||b - A x|| / ||b||.
+    """
+
+    x: PyTree
     method: str
     steps: Array | None
     converged: Array
     residual: Array
 
 
-def trial(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions) -> Trial:
-    """Solve A x = b as `solve` does, and tell how it went."""
+def trial(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions, transpose: bool = False) -> Trial:
+    """Solve A x = b, or A' x = b, as `solve` does, and tell how it went."""
     space = RealSpace(b)
     right = space.to_real(b)
 
     def product(v: Vector) -> Vector:
         return space.to_real(matvec(space.from_real(v)))
 
-    x, status = _strategies(product, right, space, options)[0](product, right)
-    residual = norm([a - c for a, c in zip(right, product(x), strict=True)]) / norm(right)
+    def transposed(v: Vector) -> Vector:
+        return jax.linear_transpose(product, right)(v)[0]
+
+    acting = transposed if transpose else product
     method: Any = automatic(space, options) if options.solver is None else options.solver
     name = "LU" if method is lu else "Cholesky" if method is cholesky else name_of(method)
     steps = None
     if isinstance(method, Krylov):
-        steps = method.solve(product, right, *_helpers(method, right, space, options)[0]).steps
-    return Trial(name, steps, status == OK, residual)
+        outcome = method.solve(acting, right, *_helpers(method, right, space, options)[transpose])
+        x, converged, steps = outcome.x, outcome.converged, outcome.steps
+        if options.solver is None and space.size <= DENSE_SIZE:
+            # A loop that runs at most once; see `_krylov`.
+            def densely(state):
+                x, converged, _ = state
+                factors = lu(form(acting, right, shift=state[2].astype(jnp.int32)), space.eps)
+                dense = split(factors.solve(join(right)), right)
+                return (
+                    [jnp.where(converged, old, new) for old, new in zip(x, dense, strict=True)],
+                    converged | (factors.status == OK),
+                    jnp.array(True),
+                )
+
+            start = (x, converged, jnp.array(False))
+            x, converged, _ = lax.while_loop(lambda s: ~s[1] & ~s[2], densely, start)
+    else:
+        x, status = _strategies(product, right, space, options)[transpose](acting, right)
+        converged = status == OK
+    size = norm(right)
+    residual = norm([a - c for a, c in zip(right, acting(x), strict=True)]) / jnp.where(size > 0, size, 1)
+    return Trial(space.from_real(x), name, steps, converged, residual)
 
 
 def _strategies(product: Product, b: Vector, space: RealSpace, options: LinearOptions) -> tuple[Strategy, Strategy]:
@@ -168,7 +199,7 @@ def automatic(space: RealSpace, options: LinearOptions) -> Krylov | Callable[[Ar
     method = CG if options.positive_definite or composed else MINRES if symmetric else GMRES
     rtol = rounding_unit(space.eps) if options.rtol is None and space.mixed else options.rtol
     budget = max(64, space.size // 4) if space.size <= DENSE_SIZE else None
-    return method(rtol=rtol, atol=options.atol or 0.0, max_steps=budget)
+    return method(rtol=rtol, atol=0.0 if options.atol is None else options.atol, max_steps=budget)
 
 
 def _direct(product: Product, b: Vector, space: RealSpace, factorise) -> tuple[Strategy, Strategy]:

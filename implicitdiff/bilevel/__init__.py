@@ -1,0 +1,6 @@
+"""Bilevel optimisation: min over theta of outer(theta, x*(theta)), x* the solution of an inner problem."""
+
+from ._history import History as History
+from .minimize import Checkpoint as Checkpoint
+from .minimize import Result as Result
+from .minimize import minimize as minimize

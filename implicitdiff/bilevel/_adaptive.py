@@ -1,0 +1,215 @@
+"""The default outer method: no step size to choose, inner solves as loose as the error estimates allow.
+
+Directions are those of L-BFGS; under a projection, spectral projected gradient. A step is taken when the loss falls
+enough (Armijo) and the errors of both losses, as estimated, are small beside that; else the inner problem is solved
+more precisely or the step is shortened. After it the gradient must be known to a third.
+
+Source: Pedregosa, "Hyperparameter optimization with approximate gradient", 2016; Salehi, Mukherjee, Roberts, Ehrhardt,
+"An adaptively inexact first-order method for bilevel optimization", 2024; Birgin, Martinez, Raydan, "Nonmonotone
+spectral projected gradient methods on convex sets", 2000.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, PyTree
+
+from ._hypergradient import Hypergradient
+from ._state import CONVERGED, NOT_FINITE, RUNNING, STALLED, Problem, State, fault
+
+PAIRS = 10
+ARMIJO = 1e-4
+# The estimated error of a loss, beside its decrease, and of a gradient, beside the gradient.
+LOSS_SHARE, GRADIENT_SHARE = 0.2, 0.3
+FIRST_TOLERANCE = 1e-2
+TIGHTEN, LOOSEN = 0.1, 2.0
+TRIALS = 30
+
+
+class Memory(NamedTuple):
+    """Steps s and changes y of the gradient, newest first; 0 where there are none."""
+
+    s: Float[Array, "pairs p"]
+    y: Float[Array, "pairs p"]
+
+
+class _Search(NamedTuple):
+    """A line search: the last trial point, and what it took so far."""
+
+    found: Hypergradient
+    eta: Array
+    step: Array
+    tolerance: Array
+    trials: Array
+    inner: Array
+    linear: Array
+    rejected: Array
+    cause: Array
+    accepted: Array
+    stalled: Array
+
+
+class Adaptive:
+    """Quasi-Newton steps with inexact values and gradients."""
+
+    def __init__(self, problem: Problem, floor: float):
+        """`floor` is the smallest tolerance to ask of the inner solver."""
+        self.problem, self.floor = problem, floor
+
+    def init(self, eta: Array, x: PyTree, adjoint: Array) -> State:
+        """Value and gradient at the start."""
+        eta = self.problem.project(eta)
+        zero = jnp.zeros((PAIRS, eta.size), eta.dtype)
+        tolerance = jnp.asarray(max(FIRST_TOLERANCE, self.floor), eta.dtype)
+        search = self._until_known(eta, x, adjoint, tolerance)
+        found = search.found
+        norm = self.problem.stationarity(eta, found.gradient)
+        status = jnp.where(fault(found) == 0, RUNNING, NOT_FINITE)
+        status = jnp.where((status == RUNNING) & self._converged(norm, found), CONVERGED, status)
+        return State(
+            eta, found.x, found.adjoint, search.tolerance, found.loss, found.loss_error, found.gradient, norm,
+            found.gradient_error, Memory(zero, zero), jnp.int32(0), search.inner, search.linear, search.trials,
+            search.rejected, search.cause, status.astype(jnp.int32),
+        )  # fmt: skip
+
+    def _converged(self, norm: Array, found: Hypergradient) -> Array:
+        return (norm <= self.problem.tol) & (
+            (found.gradient_error <= self.problem.tol) | (found.gradient_error <= norm)
+        )
+
+    def step(self, state: State) -> State:
+        """One outer step."""
+        direction, slope = self._direction(state)
+        search = self._search(state, direction, slope)
+        found, accepted = search.found, search.accepted
+        pick = lambda new, old: jax.tree.map(lambda a, b: jnp.where(accepted, a, b), new, old)  # noqa: E731
+        s, y = search.eta - state.eta, found.gradient - state.gradient
+        # A pair must show positive curvature, more than the errors of the gradients may feign.
+        curved = s @ y > 1e-10 * jnp.linalg.norm(s) * jnp.linalg.norm(y)
+        push = lambda old, new: jnp.where(curved, jnp.concatenate([new[None], old[:-1]]), old)  # noqa: E731
+        has_memory = jnp.any(state.memory.s != 0)
+        memory = pick(
+            Memory(push(state.memory.s, s), push(state.memory.y, y)), jax.tree.map(jnp.zeros_like, state.memory)
+        )
+        eta = pick(search.eta, state.eta)
+        gradient = pick(found.gradient, state.gradient)
+        norm = self.problem.stationarity(eta, gradient)
+        # Without a memory the direction was the gradient: there is nothing else to try.
+        status = jnp.where(accepted & self._converged(norm, found), CONVERGED, RUNNING)
+        status = jnp.where(~accepted & ~has_memory, STALLED, status)
+        quiet = found.gradient_error <= 0.03 * jnp.linalg.norm(gradient)
+        tolerance = jnp.where(accepted & quiet, LOOSEN, 1.0) * search.tolerance
+        return State(
+            eta, pick(found.x, state.x), pick(found.adjoint, state.adjoint),
+            jnp.clip(tolerance, self.floor, FIRST_TOLERANCE), pick(found.loss, state.loss),
+            pick(found.loss_error, state.loss_error), gradient, norm, pick(found.gradient_error, state.gradient_error),
+            memory, state.iteration + 1, search.inner, search.linear, search.trials, search.rejected,
+            search.cause, status.astype(jnp.int32),
+        )  # fmt: skip
+
+    def _direction(self, state: State) -> tuple[Array, Array]:
+        """Where to go, and the slope of the loss along it."""
+        g, (S, Y) = state.gradient, state.memory
+        size = jnp.linalg.norm(g)
+        # The first step moves theta by a tenth, or less.
+        first = 0.1 * jnp.maximum(1.0, jnp.linalg.norm(state.eta)) / jnp.where(size > 0, size, 1.0)
+        known = jnp.any(S[0] != 0)
+        sy = S[0] @ Y[0]
+        scale = jnp.where(known, sy / jnp.where(known, Y[0] @ Y[0], 1.0), first)
+        if self.problem.projection is not None:
+            longer = jnp.where(known, S[0] @ S[0] / jnp.where(known, sy, 1.0), first)
+            direction = self.problem.project(state.eta - longer * g) - state.eta
+        else:
+            direction = -_two_loops(g, S, Y, scale)
+            direction = jnp.where(direction @ g < 0, direction, -first * g)
+            shares = jnp.abs(direction) / self.problem.longest
+            direction = direction / jnp.maximum(1.0, jnp.max(shares, initial=0.0))
+        return direction, direction @ g
+
+    def _search(self, state: State, direction: Array, slope: Array) -> _Search:
+        """Shorten the step, or solve the inner problem more precisely, until the loss surely falls."""
+        unknown = Hypergradient(
+            state.loss, state.loss_error, state.gradient, state.gradient_error, state.x, state.adjoint,
+            state.gradient_norm, jnp.int32(0), jnp.array(False),
+        )  # fmt: skip
+
+        def unfinished(s: _Search) -> Array:
+            return ~s.accepted & ~s.stalled & (s.trials < TRIALS)
+
+        def attempt(s: _Search) -> _Search:
+            eta = state.eta + s.step * direction
+            # From the last good solution: a trial that failed may have led astray.
+            found, inner = self.problem.evaluate(eta, state.x, state.adjoint, s.tolerance)
+            cause = fault(found)
+            good = cause == 0
+            promised = -s.step * slope
+            error = found.loss_error + state.loss_error
+            known = (error <= LOSS_SHARE * promised) & self._gradient_known(found)
+            falls = found.loss <= state.loss - ARMIJO * promised
+            accepted = good & known & falls
+            tightest = s.tolerance <= self.floor
+            # What cannot be known better is taken if it falls, errors and all.
+            accepted = accepted | (good & tightest & (found.loss + error <= state.loss))
+            # A rise by more than the error is one, known or not.
+            rises = ~good | (found.loss - error > state.loss - ARMIJO * promised) | (known & ~falls)
+            shorten = rises | tightest
+            a, b = slope * s.step, found.loss - state.loss
+            fitted = jnp.clip(-a / (2 * jnp.where(b - a > 0, b - a, -a)), 0.1, 0.5)  # of the parabola
+            factor = jnp.where(good, fitted, 0.1)
+            step = jnp.where(shorten & ~accepted, s.step * factor, s.step)
+            noise = 10 * jnp.finfo(eta.dtype).eps
+            stalled = shorten & ~accepted & (step * jnp.linalg.norm(direction) <= noise * (1 + jnp.linalg.norm(eta)))
+            tolerance = jnp.where(shorten | accepted, s.tolerance, jnp.maximum(TIGHTEN * s.tolerance, self.floor))
+            return _Search(
+                found, eta, step, tolerance, s.trials + 1, s.inner + inner, s.linear + found.linear_iterations,
+                s.rejected + ~good, jnp.where(good, s.cause, cause), accepted, stalled,
+            )  # fmt: skip
+
+        zero, no = jnp.int32(0), jnp.array(False)
+        start = _Search(
+            unknown, state.eta, jnp.ones((), state.eta.dtype), state.tolerance, zero, zero, zero, zero, zero, no, no
+        )
+        return lax.while_loop(unfinished, attempt, start)
+
+    def _gradient_known(self, found: Hypergradient) -> Array:
+        enough = GRADIENT_SHARE * jnp.linalg.norm(found.gradient)
+        return found.gradient_error <= jnp.maximum(enough, self.problem.tol)
+
+    def _until_known(self, eta: Array, x: PyTree, adjoint: Array, tolerance: Array) -> _Search:
+        """Solve the inner problem at eta more and more precisely until the gradient is known."""
+
+        def attempt(x: PyTree, adjoint: Array, tolerance: Array, s: _Search | None) -> _Search:
+            found, inner = self.problem.evaluate(eta, x, adjoint, tolerance)
+            zero: Int[Array, ""] = jnp.int32(0)
+            trials, spent, linear, rejected = (zero,) * 4 if s is None else (s.trials, s.inner, s.linear, s.rejected)
+            cause = fault(found)
+            accepted = (cause == 0) & self._gradient_known(found)
+            return _Search(
+                found, eta, jnp.ones((), eta.dtype), tolerance, trials + 1, spent + inner,
+                linear + found.linear_iterations, rejected + (cause > 0), cause, accepted, tolerance <= self.floor,
+            )  # fmt: skip
+
+        def again(s: _Search) -> _Search:
+            return attempt(s.found.x, s.found.adjoint, jnp.maximum(TIGHTEN * s.tolerance, self.floor), s)
+
+        return lax.while_loop(lambda s: ~s.accepted & ~s.stalled, again, attempt(x, adjoint, tolerance, None))
+
+
+def _two_loops(g: Array, S: Array, Y: Array, scale: Array) -> Array:
+    """H g of L-BFGS with H0 = scale; pairs that are 0 do nothing. Nocedal, Wright, algorithm 7.4."""
+    curvature = jnp.sum(S * Y, axis=1)
+    rho = jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), 0)
+
+    def first(q, pair):
+        s, y, r = pair
+        alpha = r * (s @ q)
+        return q - alpha * y, alpha
+
+    def second(q, pair):
+        s, y, r, alpha = pair
+        return q + s * (alpha - r * (y @ q)), None
+
+    q, alphas = lax.scan(first, g, (S, Y, rho))
+    return lax.scan(second, scale * q, (S, Y, rho, alphas), reverse=True)[0]

@@ -1,0 +1,48 @@
+"""What happened on the way."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class History(NamedTuple):
+    """One entry for each outer step, the start included.
+
+    Attributes:
+        loss: outer(theta, x*(theta)).
+        gradient_norm: of the hyper-gradient; under a projection, of the step that it makes.
+        gradient_error: its estimated error.
+        inner_iterations: of all inner solves of the step (0 where the solver does not tell).
+        linear_iterations: products with the Jacobian of the inner conditions; n for each matrix that was formed.
+        evaluations: inner solves.
+        tolerance: what was asked of the inner solver.
+        time: seconds since the start (NaN under jit and vmap).
+    """
+
+    loss: np.ndarray
+    gradient_norm: np.ndarray
+    gradient_error: np.ndarray
+    inner_iterations: np.ndarray
+    linear_iterations: np.ndarray
+    evaluations: np.ndarray
+    tolerance: np.ndarray
+    time: np.ndarray
+
+    def plot(self, axes: Any = None) -> Any:
+        """Loss on the left, hyper-gradient and its error on the right, against inner solves; returns the figure."""
+        import matplotlib.pyplot as plt
+
+        figure = None
+        if axes is None:
+            figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+        spent = np.cumsum(np.asarray(self.evaluations))
+        axes[0].plot(spent, self.loss, marker=".")
+        axes[0].set(xlabel="inner solves", ylabel="outer loss")
+        axes[1].semilogy(spent, self.gradient_norm, marker=".", label="hyper-gradient")
+        axes[1].semilogy(spent, np.maximum(self.gradient_error, 1e-300), "--", label="its estimated error")
+        shown = np.asarray(self.gradient_norm)[np.asarray(self.gradient_norm) > 0]
+        if shown.size:
+            axes[1].set_ylim(bottom=shown.min() / 1e4)
+        axes[1].set(xlabel="inner solves", ylabel="norm")
+        axes[1].legend(frameon=False)
+        return axes[0].figure if figure is None else figure

@@ -1,0 +1,84 @@
+"""The inner problem: how it is solved to an accuracy, and which conditions its solution satisfies."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._adjoint import Implicit
+from .._decorators import DifferentiableSolver, stop
+from .._root import as_root
+from ..optimality._condition import Condition
+from ..solvers._iterative import IterativeSolver
+
+
+class Solved(NamedTuple):
+    """An inner solution, the iterations it took (0 where the solver does not tell), and its conditions F(x, theta)."""
+
+    x: PyTree
+    iterations: Array
+    F: Callable
+
+
+class Inner:
+    """x*(theta) as a solver that can be asked for an accuracy."""
+
+    def __init__(self, inner: Any, args: Callable[[PyTree], tuple] | None):
+        """Accept a decorated solver, a solver of `implicitdiff.solvers`, or a pair (solver, condition)."""
+        self.args = (lambda theta: (theta,)) if args is None else args
+        self.adjoint = Implicit()
+        self.has_init = True
+        self.has_aux = False
+        if isinstance(inner, IterativeSolver):
+            self.solver: Any = dataclasses.replace(inner, adjoint=None, progress=False)
+            self.condition = None
+            given = inner.adjoint
+        elif isinstance(inner, DifferentiableSolver):
+            self.solver, self.condition, given = inner.solver, inner.F, inner.adjoint
+            self.has_init, self.has_aux = inner.has_init, inner.has_aux
+        elif isinstance(inner, tuple) and len(inner) == 2 and all(map(callable, inner)):
+            (self.solver, condition), given = inner, None
+            self.condition = as_root(condition) if hasattr(condition, "is_root") else condition
+        else:
+            raise TypeError(
+                "inner must be a solver decorated with custom_root or custom_fixed_point, a solver of "
+                f"implicitdiff.solvers, or a pair (solver, condition); found {type(inner).__name__}."
+            )
+        if given is not None and not isinstance(given, Implicit):
+            raise TypeError(f"bilevel.minimize differentiates implicitly: the inner solver has adjoint={given!r}.")
+        self.adjoint = Implicit() if given is None else given
+        self.takes_tol = isinstance(inner, IterativeSolver) or _has_parameter(self.solver, "tol")
+
+    def solve(self, x: PyTree, theta: PyTree, tol: Array) -> Solved:
+        """Solve from x to an accuracy, where the solver lets itself be told one."""
+        args = stop(self.args(theta))
+        if isinstance(self.solver, IterativeSolver):
+            solver = dataclasses.replace(self.solver, tol=tol)
+            x, state = stop(solver._loop(stop(x), *args))
+            condition = solver.own_condition(state) if solver.condition is None else solver.condition
+            return Solved(x, state.iteration, self.bound(as_root(condition)))
+        given = (stop(x),) if self.has_init else ()
+        x = self.solver(*given, *args, **(dict(tol=tol) if self.takes_tol else {}))
+        if self.has_aux:
+            x = x[0]
+        return Solved(stop(x), jnp.int32(0), self.bound(self.condition))
+
+    def bound(self, F: Callable) -> Callable:
+        """F(x, theta) from F(x, *args), with what it knows of its Jacobian."""
+        parts = getattr(F, "parts", None)
+        of = lambda part: lambda x, theta: part(x, *self.args(theta))  # noqa: E731
+        return Condition(
+            of(F), getattr(F, "__qualname__", "F"), symmetric=getattr(F, "symmetric", None),
+            positive_definite=getattr(F, "positive_definite", None), is_root=True,
+            parts=None if parts is None else tuple(map(of, parts)),
+        )  # fmt: skip
+
+
+def _has_parameter(function: Callable, name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,52 @@
+"""Outer steps by an optax transformation: its step sizes, our hyper-gradients."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from ._state import CONVERGED, NOT_FINITE, RUNNING, Problem, State, fault
+
+# Steps of a transformation are no descent: all inner solves get this tolerance.
+TOLERANCE = 1e-4
+
+
+class Optax:
+    """Eta moves by the updates of a transformation; a step to where the loss is not finite is rejected and halved."""
+
+    def __init__(self, problem: Problem, transformation: optax.GradientTransformation, floor: float):
+        """`floor` is the smallest tolerance to ask of the inner solver."""
+        self.problem, self.transformation = problem, transformation
+        self.tolerance = max(TOLERANCE, floor)
+
+    def init(self, eta: Array, x: PyTree, adjoint: Array) -> State:
+        """Value and gradient at the start."""
+        eta = self.problem.project(eta)
+        return self._at(eta, x, adjoint, self.transformation.init(eta), jnp.int32(0))
+
+    def step(self, state: State) -> State:
+        """One outer step."""
+        updates, memory = self.transformation.update(state.gradient, state.memory, state.eta)
+        new = self._at(
+            self.problem.project(optax.apply_updates(state.eta, updates)), state.x, state.adjoint, memory,
+            state.iteration + 1,
+        )  # fmt: skip
+        bad = new.status == NOT_FINITE
+        # Where it led is no place to be: back, with the transformation's memory as it was but a smaller gradient.
+        kept = state._replace(
+            gradient=state.gradient / 2, iteration=state.iteration + 1, rejected=jnp.int32(1), cause=new.cause,
+            inner_iterations=new.inner_iterations, linear_iterations=new.linear_iterations, evaluations=jnp.int32(1),
+        )  # fmt: skip
+        return jax.tree.map(lambda a, b: jnp.where(bad, a, b), kept, new)
+
+    def _at(self, eta: Array, x: PyTree, adjoint: Array, memory: PyTree, iteration: Array) -> State:
+        tolerance = jnp.asarray(self.tolerance, eta.dtype)
+        found, inner = self.problem.evaluate(eta, x, adjoint, tolerance)
+        norm = self.problem.stationarity(eta, found.gradient)
+        cause = fault(found)
+        status = jnp.where(cause == 0, jnp.where(norm <= self.problem.tol, CONVERGED, RUNNING), NOT_FINITE)
+        return State(
+            eta, found.x, found.adjoint, tolerance, found.loss, found.loss_error, found.gradient, norm,
+            found.gradient_error, memory, iteration, inner, found.linear_iterations, jnp.int32(1),
+            (cause > 0).astype(jnp.int32), cause, status.astype(jnp.int32),
+        )  # fmt: skip

@@ -1,0 +1,325 @@
+"""The outer loop: on the host with checkpoints and a bar, or inside jit and vmap."""
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, PyTree, Scalar
+
+from ..solvers._iterative import floating
+from ._adaptive import Adaptive
+from ._history import History
+from ._inner import Inner
+from ._optax import Optax
+from ._state import (
+    CAUSES,
+    INTERRUPTED,
+    MEANING,
+    NOT_FINITE,
+    OUT_OF_STEPS,
+    OUT_OF_TIME,
+    RUNNING,
+    Problem,
+    State,
+)  # fmt: skip
+
+RECORDED = (
+    "loss",
+    "gradient_norm",
+    "gradient_error",
+    "inner_iterations",
+    "linear_iterations",
+    "evaluations",
+    "tolerance",
+)
+
+
+class Checkpoint(NamedTuple):
+    """A file that holds the whole state of a run, written every so many steps.
+
+    Attributes:
+        path: of the file; a run that finds it goes on from there.
+        every: outer steps between two writes.
+    """
+
+    path: str | os.PathLike
+    every: int = 10
+
+
+class Result(NamedTuple):
+    """What `minimize` returns.
+
+    Attributes:
+        theta: where the loss was smallest.
+        x: the inner solution there.
+        loss: the outer loss there.
+        history: one entry for each step.
+        status: why it ended; `message` says it in words.
+    """
+
+    theta: PyTree
+    x: PyTree
+    loss: Array
+    history: History
+    status: Array
+
+    @property
+    def message(self) -> str:
+        """Why it ended."""
+        return MEANING[int(self.status)]
+
+
+def minimize(
+    outer: Callable[[PyTree, PyTree], Scalar],
+    inner: Any,
+    theta: PyTree,
+    *,
+    x0: PyTree | None = None,
+    args: Callable[[PyTree], tuple] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    projection: Callable[[PyTree], PyTree] | None = None,
+    log: bool | PyTree = False,
+    tol: float = 1e-5,
+    max_steps: int = 100,
+    time_limit: float | None = None,
+    callback: Callable[[int, PyTree, PyTree, float], Any] | None = None,
+    progress: bool | None = None,
+    checkpoint: Checkpoint | str | None = None,
+) -> Result:
+    """Minimise outer(theta, x*(theta)) over theta, where x* solves the inner problem.
+
+    The hyper-gradient is that of the implicit function theorem, one adjoint solve; x and the adjoint solution start
+    from those of the last step. Beside each value and gradient stands an estimate of its error, from one Newton step on
+    the inner conditions, and value and gradient are taken after that step. Without an optimizer there is nothing to
+    choose: L-BFGS directions (spectral projected gradients under a projection) with a line search, where the inner
+    problem is solved as precisely as the comparison of two losses needs and no more.
+
+    Args:
+        outer: `outer(theta, x)` to a real scalar; differentiated in both.
+        inner: a solver decorated with `custom_root` or `custom_fixed_point`; a solver of `implicitdiff.solvers`; or a
+            pair (solver, condition) with `solver(x, *args(theta))`, a root condition F or a condition of
+            `implicitdiff.optimality`. A solver with a parameter `tol` is told how precise it has to be. NumPy code has
+            to be wrapped in `host_solver`.
+        theta: where to start: a pytree of floating-point arrays.
+        x0: where the inner solver starts at first; may be None where it takes no start.
+        args: theta -> the arguments of inner after x; `(theta,)` by default.
+        optimizer: None, or any optax transformation, which then takes its own steps.
+        projection: `projection(theta)`, onto the set of allowed theta.
+        log: True searches over the logarithm of theta, which must be positive; or a pytree of booleans like theta.
+        tol: stop when the norm of the hyper-gradient (in the logarithm where log; of the projected step under a
+            projection) is at most that.
+        max_steps: the largest number of outer steps.
+        time_limit: seconds after which no new step begins.
+        callback: `callback(step, theta, x, loss)` after each step; returning True ends the run.
+        progress: whether to show a bar; None shows one in a terminal.
+        checkpoint: a `Checkpoint`, or its path.
+
+    Returns:
+        A `Result`. An interrupted run (Ctrl-C) returns what it has. Under jit or vmap (theta or x0 traced) the whole
+        run is one loop; callback, progress, time_limit and checkpoint are for the host only.
+
+    Raises:
+        TypeError: inner is none of these, or x0 is missing.
+        ValueError: theta does not suit log; a checkpoint is of another problem; options of the host under jit.
+
+    Warns:
+        RuntimeWarning: a trial point was rejected because something was not finite there; with the cause.
+
+    Source: Pedregosa, ICML 2016; Salehi et al., "An adaptively inexact first-order method for bilevel optimization",
+    2024; Ehrhardt, Roberts, 2024; Blondel et al., NeurIPS 2022, section 4.
+
+    Example:
+        >>> import jax.numpy as jnp, implicitdiff as idf
+        >>> inner = idf.solvers.GradientDescent(lambda x, t: jnp.sum((x - t) ** 2) + jnp.sum(x**2))  # x* = t / 2
+        >>> found = idf.bilevel.minimize(lambda t, x: jnp.sum((x - 1) ** 2), inner, jnp.zeros(2), x0=jnp.zeros(2))
+        >>> print(found.theta.round(3), found.message.split(":")[0])
+        [2. 2.] converged
+    """
+    theta = strong(floating(theta))
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((theta, x0)))
+    if not traced:
+        positive = jax.tree.map(lambda leaf, flag: bool(jnp.all(leaf > 0)) or not flag, theta,
+                                jax.tree.map(lambda _: log, theta) if isinstance(log, bool) else log)  # fmt: skip
+        if not all(jax.tree.leaves(positive)):
+            raise ValueError("log=True searches over log(theta): theta must be positive.")
+    posed = Inner(inner, args)
+    x0 = _start(posed, theta, x0)
+    problem = Problem(outer, posed, theta, projection, log, tol)
+    eta = problem.eta_of(theta)
+    floor = 1e3 * float(jnp.finfo(eta.dtype).eps)
+    method: Any = Adaptive(problem, floor) if optimizer is None else Optax(problem, optimizer, floor)
+    size = sum(leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in jax.tree.leaves(x0))
+    adjoint = jnp.zeros(size, jnp.result_type(jnp.float32, *(jnp.real(leaf).dtype for leaf in jax.tree.leaves(x0))))
+    if traced:
+        if callback is not None or progress or time_limit is not None or checkpoint is not None:
+            raise ValueError(
+                "callback, progress, time_limit and checkpoint need the host: call minimize outside of jit."
+            )
+        best, columns, status = _traced(method, eta, x0, adjoint, max_steps)
+    else:
+        run = _Host(problem, method, max_steps, time_limit, callback, progress, checkpoint)
+        best, columns, status = run(eta, x0, adjoint)
+    return Result(problem.theta_of(best.eta), best.x, best.loss, History(*columns), status)
+
+
+def strong(tree: PyTree) -> PyTree:
+    """The arrays without weak types, which would change on the way."""
+    return jax.tree.map(lambda leaf: lax.convert_element_type(leaf, leaf.dtype), tree)
+
+
+def _start(inner: Inner, theta: PyTree, x0: PyTree) -> PyTree:
+    if x0 is not None:
+        return strong(floating(x0))
+    if inner.has_init:
+        raise TypeError("minimize needs x0, where the inner solver starts: its solver takes a starting point.")
+    shapes = jax.eval_shape(lambda theta: inner.solve(None, theta, jnp.float32(1)).x, theta)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _better(best: State, new: State) -> State:
+    smaller = new.loss < best.loss
+    return jax.tree.map(lambda a, b: jnp.where(smaller, a, b), new, best)
+
+
+def _traced(method: Any, eta: Array, x0: PyTree, adjoint: Array, max_steps: int) -> tuple[State, tuple, Array]:
+    """The run as one loop; a batch goes on until its last element has ended."""
+    first = method.init(eta, x0, adjoint)
+    columns = {name: jnp.full(max_steps + 1, jnp.nan, eta.dtype).at[0].set(getattr(first, name)) for name in RECORDED}
+
+    def body(carry):
+        state, best, columns = carry
+        new = method.step(state)
+        columns = {name: column.at[new.iteration].set(getattr(new, name)) for name, column in columns.items()}
+        return new, _better(best, new), columns
+
+    def unfinished(carry):
+        return (carry[0].status == RUNNING) & (carry[0].iteration < max_steps)
+
+    last, best, columns = lax.while_loop(unfinished, body, (first, first, columns))
+    status = jnp.where(last.status == RUNNING, OUT_OF_STEPS, last.status)
+    return best, (*columns.values(), jnp.full(max_steps + 1, jnp.nan, eta.dtype)), status
+
+
+class _Host:
+    """The run step by step."""
+
+    def __init__(self, problem: Problem, method: Any, max_steps: int, time_limit, callback, progress, checkpoint):
+        self.problem, self.max_steps, self.time_limit, self.callback = problem, max_steps, time_limit, callback
+        self.init, self.step = jax.jit(method.init), jax.jit(method.step)
+        self.progress = sys.stderr.isatty() if progress is None else progress
+        is_path = isinstance(checkpoint, str | os.PathLike)
+        self.checkpoint = Checkpoint(checkpoint) if is_path else checkpoint
+        self.rows: list[tuple] = []
+
+    def __call__(self, eta: Array, x0: PyTree, adjoint: Array) -> tuple[State, tuple, Array]:
+        begin, bar = time.perf_counter(), self._bar()
+        state = best = None
+        stopped = RUNNING
+        try:
+            loaded = self._load(eta, x0, adjoint)
+            if loaded is None:
+                state = best = self.init(eta, x0, adjoint)
+                self._record(state, time.perf_counter() - begin)
+            else:
+                state, best = loaded
+                begin -= self.rows[-1][-1]
+            while stopped == RUNNING and int(state.status) == RUNNING:
+                if int(state.iteration) >= self.max_steps:
+                    stopped = OUT_OF_STEPS
+                elif self.time_limit is not None and time.perf_counter() - begin > self.time_limit:
+                    stopped = OUT_OF_TIME
+                else:
+                    state = self.step(state)
+                    best = _better(best, state)
+                    self._record(state, time.perf_counter() - begin)
+                    if self.checkpoint is not None and int(state.iteration) % self.checkpoint.every == 0:
+                        self._save(state, best)
+                    stopped = self._show(bar, state)
+        except KeyboardInterrupt:
+            if state is None or best is None:
+                raise
+            stopped = INTERRUPTED
+        finally:
+            if bar is not None:
+                bar.close()
+        if self.checkpoint is not None:
+            self._save(state, best)
+        if int(state.status) == NOT_FINITE:
+            self._warn(state)
+        status = state.status if stopped == RUNNING else jnp.int32(stopped)
+        columns = tuple(np.array(column) for column in zip(*self.rows, strict=True))
+        return best, columns, status
+
+    def _record(self, state: State, seconds: float) -> None:
+        self.rows.append((*(np.asarray(getattr(state, name)).item() for name in RECORDED), seconds))
+
+    def _bar(self) -> Any:
+        if not self.progress:
+            return None
+        from tqdm import tqdm  # optional: only who wants a bar needs it
+
+        return tqdm(total=self.max_steps, desc="minimize")
+
+    def _show(self, bar: Any, state: State) -> int:
+        if int(state.rejected):
+            self._warn(state)
+        if bar is not None:
+            bar.set_postfix_str(
+                f"loss {float(state.loss):.6g}, gradient {float(state.gradient_norm):.1e} "
+                f"+- {float(state.gradient_error):.0e}", refresh=False,
+            )  # fmt: skip
+            bar.update(int(state.iteration) - bar.n)
+        if self.callback is not None:
+            theta = self.problem.theta_of(state.eta)
+            if self.callback(int(state.iteration), theta, state.x, float(state.loss)):
+                return INTERRUPTED
+        return RUNNING
+
+    def _warn(self, state: State) -> None:
+        warnings.warn(
+            f"bilevel.minimize, step {int(state.iteration)}: {int(state.rejected)} trial point(s) rejected because "
+            f"{CAUSES[int(state.cause)]}.", RuntimeWarning, stacklevel=4,
+        )  # fmt: skip
+
+    def _save(self, state: State, best: State) -> None:
+        """Write beside and rename: a file that exists is whole."""
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((state, best))]
+        path = Path(self.checkpoint.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, rows=np.array(self.rows), **{f"leaf{i}": leaf for i, leaf in enumerate(leaves)})
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+
+    def _load(self, eta: Array, x0: PyTree, adjoint: Array) -> tuple[State, State] | None:
+        if self.checkpoint is None or not Path(self.checkpoint.path).exists():
+            return None
+        like = jax.eval_shape(self.init, eta, x0, adjoint)
+        shapes, tree = jax.tree.flatten((like, like))
+        with np.load(self.checkpoint.path) as file:
+            leaves = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
+            self.rows = [tuple(row) for row in file["rows"].tolist()]
+        if [(leaf.shape, leaf.dtype) for leaf in leaves] != [(s.shape, s.dtype) for s in shapes]:
+            raise ValueError(
+                f"The checkpoint {self.checkpoint.path} is of another problem or another optimizer; remove it to "
+                "start anew."
+            )
+        return jax.tree.unflatten(tree, [jnp.asarray(leaf) for leaf in leaves])

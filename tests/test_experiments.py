@@ -1,0 +1,42 @@
+"""The experiments in their quick versions."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import guarantees
+from experiments.__main__ import main
+
+
+def test_ridge_jacobian(tmp_path):
+    main(["ridge_jacobian", "--quick", "--out", str(tmp_path)])
+    folder = tmp_path / "ridge_jacobian"
+    record = json.loads((folder / "record.json").read_text())
+    assert {claim["status"] for claim in record["claims"][:4]} <= {"reproduced", "partly"}
+    assert record["settings"] == {"quick": True, "seed": 0}
+    for name in ("jacobian_error.png", "jacobian_error.svg", "ridge.csv", "logistic.md"):
+        assert (folder / name).stat().st_size > 100
+    # The numbers of the paper's figure, from its formulas: |x - x*|, implicit, unrolled, bound after 10 steps.
+    rows = np.genfromtxt(folder / "ridge.csv", delimiter=",", names=True)
+    row = rows[list(rows["steps"]).index(10)]
+    np.testing.assert_allclose([row[k] for k in ("solution", "implicit", "unrolled", "bound")], [1.07, 4.93, 17.9, 9.85], rtol=5e-3)
+
+
+@pytest.mark.parametrize("name", ["lasso", "planted: another F", "planted: not unique", "planted: on a kink"])
+def test_guarantees(name):
+    rows = [guarantees.examine(name, seed) for seed in range(3)]
+    counts = guarantees.summary(rows)
+    assert counts["unflagged"] == counts["bounds_broken"] == 0
+    assert counts["within_factor_3"] == counts["measurable"]
+    verdicts = {row["verdict"] for row in rows}
+    expected = {"another F": {"wrong F"}, "not unique": {"singular"}, "on a kink": {"kink"}}
+    fault = name.removeprefix("planted: ")
+    assert verdicts == expected[fault] if fault in expected else verdicts & {"fine", "stopped early"}
+
+
+def test_command_line(capsys):
+    main(["--list"])
+    assert "ridge_jacobian" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["no such thing"])
