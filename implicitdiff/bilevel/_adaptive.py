@@ -49,6 +49,10 @@ class _Search(NamedTuple):
     cause: Array
     accepted: Array
     stalled: Array
+    # The loss where the search starts and its error; and whether these are to be known better first.
+    base: Array
+    base_error: Array
+    rebase: Array
 
 
 class Adaptive:
@@ -139,38 +143,42 @@ class Adaptive:
             return ~s.accepted & ~s.stalled & (s.trials < TRIALS)
 
         def attempt(s: _Search) -> _Search:
-            eta = state.eta + s.step * direction
+            eta = jnp.where(s.rebase, state.eta, state.eta + s.step * direction)
             # From the last good solution: a trial that failed may have led astray.
             found, inner = self.problem.evaluate(eta, state.x, state.adjoint, s.tolerance)
             cause = fault(found)
-            good = cause == 0
+            good, rebased = cause == 0, s.rebase & (cause == 0)
+            base = jnp.where(rebased, found.loss, s.base)
+            base_error = jnp.where(rebased, found.loss_error, s.base_error)
+
             promised = -s.step * slope
-            error = found.loss_error + state.loss_error
+            error = found.loss_error + base_error
             known = (error <= LOSS_SHARE * promised) & self._gradient_known(found)
-            falls = found.loss <= state.loss - ARMIJO * promised
-            accepted = good & known & falls
+            falls = found.loss <= base - ARMIJO * promised
             tightest = s.tolerance <= self.floor
             # What cannot be known better is taken if it falls, errors and all.
-            accepted = accepted | (good & tightest & (found.loss + error <= state.loss))
+            accepted = good & ~s.rebase & (jnp.where(tightest, found.loss + error <= base, known & falls))
             # A rise by more than the error is one, known or not.
-            rises = ~good | (found.loss - error > state.loss - ARMIJO * promised) | (known & ~falls)
-            shorten = rises | tightest
-            a, b = slope * s.step, found.loss - state.loss
+            rises = ~good | (found.loss - error > base - ARMIJO * promised) | (known & ~falls)
+            shorten = ~s.rebase & ~accepted & (rises | tightest)
+            tighten = ~s.rebase & ~accepted & ~shorten
+            a, b = slope * s.step, found.loss - base
             fitted = jnp.clip(-a / (2 * jnp.where(b - a > 0, b - a, -a)), 0.1, 0.5)  # of the parabola
-            factor = jnp.where(good, fitted, 0.1)
-            step = jnp.where(shorten & ~accepted, s.step * factor, s.step)
+            step = jnp.where(shorten, s.step * jnp.where(good, fitted, 0.1), s.step)
             noise = 10 * jnp.finfo(eta.dtype).eps
-            stalled = shorten & ~accepted & (step * jnp.linalg.norm(direction) <= noise * (1 + jnp.linalg.norm(eta)))
-            tolerance = jnp.where(shorten | accepted, s.tolerance, jnp.maximum(TIGHTEN * s.tolerance, self.floor))
+            stalled = shorten & (step * jnp.linalg.norm(direction) <= noise * (1 + jnp.linalg.norm(eta)))
             return _Search(
-                found, eta, step, tolerance, s.trials + 1, s.inner + inner, s.linear + found.linear_iterations,
-                s.rejected + ~good, jnp.where(good, s.cause, cause), accepted, stalled,
+                found, eta, step, jnp.where(tighten, jnp.maximum(TIGHTEN * s.tolerance, self.floor), s.tolerance),
+                s.trials + 1, s.inner + inner, s.linear + found.linear_iterations, s.rejected + ~good,
+                jnp.where(good, s.cause, cause), accepted, stalled, base, base_error,
+                tighten & (base_error > found.loss_error),
             )  # fmt: skip
 
         zero, no = jnp.int32(0), jnp.array(False)
         start = _Search(
-            unknown, state.eta, jnp.ones((), state.eta.dtype), state.tolerance, zero, zero, zero, zero, zero, no, no
-        )
+            unknown, state.eta, jnp.ones((), state.eta.dtype), state.tolerance, zero, zero, zero, zero, zero, no, no,
+            state.loss, state.loss_error, no,
+        )  # fmt: skip
         return lax.while_loop(unfinished, attempt, start)
 
     def _gradient_known(self, found: Hypergradient) -> Array:
@@ -189,6 +197,7 @@ class Adaptive:
             return _Search(
                 found, eta, jnp.ones((), eta.dtype), tolerance, trials + 1, spent + inner,
                 linear + found.linear_iterations, rejected + (cause > 0), cause, accepted, tolerance <= self.floor,
+                found.loss, found.loss_error, jnp.array(False),
             )  # fmt: skip
 
         def again(s: _Search) -> _Search:

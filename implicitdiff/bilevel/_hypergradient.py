@@ -23,9 +23,9 @@ class Hypergradient(NamedTuple):
 
     Attributes:
         loss: outer(theta, x*), to second order in the error of x.
-        loss_error: estimate of the error that outer(theta, x) has.
+        loss_error: estimate of its error.
         gradient: of the same, flat.
-        gradient_error: estimated norm of the error that the gradient at x has; that of `gradient` is of second order.
+        gradient_error: estimate of the norm of its error.
         x: the inner solution after one Newton step.
         adjoint: u = A'^-1 grad_x outer.
         residual: ||F(x, theta)||.
@@ -49,7 +49,8 @@ def hypergradient(
 ) -> Hypergradient:
     """Evaluate at theta = theta_of(eta), x near the inner solution, u near the adjoint one: both are warm starts.
 
-    One Newton step d = A^-1 F on x, then value and gradient at x - d; those at x differ by about their error.
+    One Newton step d = A^-1 F on x, then value and gradient at x - d. Those at x differ from them by about their own
+    error, and what the step leaves of the residual is what it leaves of the error.
     """
     condition = lambda x, eta: F(x, theta_of(eta))  # noqa: E731
     for name in ("symmetric", "positive_definite"):
@@ -75,8 +76,11 @@ def hypergradient(
     step, first, stepped = solve(here, residual, STEP_RTOL * norm(residual), False)
     # Where the step is no improvement, as across a kink, x is the better one.
     there = here.at(start - step)
-    better = norm(there.value()) <= norm(residual)
+    left = norm(there.value()) / jnp.where(norm(residual) > 0, norm(residual), 1.0)
+    better = left <= 1.0
     polished = jnp.where(better, start - step, start)
+    # What the step leaves of the distance to the solution, and so of the errors that the distance makes.
+    left = jnp.where(better, left, 1.0)
     there = here.at(polished)
 
     loss, (direct, c) = jax.value_and_grad(outer_flat, argnums=(0, 1))(eta, polished)
@@ -90,7 +94,7 @@ def hypergradient(
     correction, third, _ = solve(here, c - here.A_transposed(u), STEP_RTOL * norm(c), True)
     gradient_here = direct - here.B_transposed(u + correction)
     return Hypergradient(
-        loss, jnp.abs(loss_here - loss), gradient, norm(gradient_here - gradient),
+        loss, left * jnp.abs(loss_here - loss), gradient, left * norm(gradient_here - gradient),
         lax.stop_gradient(here.like_x(polished)), u, norm(residual), first + second + third,
         stepped & solved,
     )  # fmt: skip

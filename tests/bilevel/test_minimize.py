@@ -1,0 +1,247 @@
+"""bilevel.minimize against closed forms, grids and published optima, and as a user would break it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from published import PROBLEMS
+
+import implicitdiff as idf
+from implicitdiff.bilevel import Checkpoint, minimize
+
+RANDOM = np.random.default_rng(0)
+N = 6
+X, XV = RANDOM.standard_normal((2, 30, N))
+TRUE = np.array([1.0, -2.0, 0.5, 0.0, 0.0, 0.0])
+Y, YV = X @ TRUE + RANDOM.standard_normal(30), XV @ TRUE + RANDOM.standard_normal(30)
+ARRAYS = tuple(map(jnp.asarray, (X, Y, XV, YV)))
+
+
+def ridge(x, t):
+    return 0.5 * jnp.sum((ARRAYS[0] @ x - ARRAYS[1]) ** 2) + 0.5 * jnp.sum(t * x**2)
+
+
+def validation(t, x):
+    return 0.5 * jnp.mean((ARRAYS[2] @ x - ARRAYS[3]) ** 2)
+
+
+def exact_loss(t):
+    x = np.linalg.solve(X.T @ X + np.diag(np.broadcast_to(t, N)), X.T @ Y)
+    return 0.5 * np.mean((XV @ x - YV) ** 2)
+
+
+INNER = idf.solvers.GradientDescent(ridge, maxiter=20_000, tol=1e-8)
+GRID = min(exact_loss(t) for t in np.geomspace(1e-4, 1e4, 4001))
+
+
+def test_one_weight_as_good_as_a_fine_grid():
+    found = minimize(validation, INNER, 1.0, x0=jnp.zeros(N), log=True)
+    assert found.loss <= GRID * (1 + 1e-6)
+    assert found.message.startswith("converged")
+    np.testing.assert_allclose(found.loss, exact_loss(found.theta), rtol=1e-9)
+    assert np.sum(found.history.evaluations) <= 20
+
+
+def test_the_descent_is_real():
+    thetas = [jnp.ones(N)]
+    found = minimize(
+        validation, INNER, thetas[0], x0=jnp.zeros(N), log=True, max_steps=40, tol=1e-6,
+        callback=lambda k, theta, x, loss: thetas.append(theta),
+    )  # fmt: skip
+    losses = np.array([exact_loss(np.asarray(t)) for t in thetas])
+    assert len(losses) > 5
+    assert np.all(np.diff(losses) <= 1e-12)
+    np.testing.assert_allclose(found.history.loss, losses, rtol=1e-4)
+    # And the inner solves are not tighter than they have to be: loose at first.
+    assert found.history.tolerance[1] > 1e-5
+
+
+@pytest.mark.parametrize(("n", "p"), [(3, 2), (10, 10), (20, 50)])
+def test_quadratic_problems_of_known_solution(n, p):
+    random = np.random.default_rng(n)
+    A = np.eye(n) + 0.3 * random.standard_normal((n, n)) / np.sqrt(n)
+    A, B = A @ A.T, random.standard_normal((n, p)) / np.sqrt(p)
+    target = random.standard_normal(n)
+    inner = idf.solvers.GradientDescent(lambda x, t: 0.5 * x @ A @ x - x @ (B @ t), maxiter=20_000)
+    outer = lambda t, x: 0.5 * jnp.sum((x - target) ** 2) + 0.05 * jnp.sum(t**2)
+    J = np.linalg.solve(A, B)
+    exact = np.linalg.solve(J.T @ J + 0.1 * np.eye(p), J.T @ target)
+    found = minimize(outer, inner, jnp.zeros(p), x0=jnp.zeros(n), tol=1e-8, max_steps=200)
+    np.testing.assert_allclose(found.theta, exact, atol=1e-6)
+    np.testing.assert_allclose(found.x, J @ exact, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_published_problems(name):
+    problem = PROBLEMS[name]
+    n = problem.size
+    scalar = n == 1 or name.startswith("Muu")
+    bounds = lambda t: (problem.low(t) + jnp.zeros(n), problem.high(t) + jnp.zeros(n))
+    shaped = lambda y: y[0] if n == 1 else y
+    lower = lambda y, t: problem.lower(shaped(y), t)
+    upper = lambda t, y: problem.upper(t, shaped(y))
+
+    def solve(y, t):  # projected Newton: exact for these lower levels
+        def step(_, y):
+            H = jnp.diagonal(jax.hessian(lower)(y, t))
+            return jnp.clip(y - jax.grad(lower)(y, t) / (jnp.maximum(H, 1e-3) * n), *bounds(t))
+
+        return jax.lax.fori_loop(0, 300, step, y)
+
+    T = idf.optimality.projected_gradient(lower, idf.projection.box, 0.05)
+    condition = idf.optimality._condition.Condition(lambda y, t: T(y, t, bounds(t)), "T")
+    low, high = problem.box
+    start = lambda share: jnp.full(() if scalar else (n,), low + share * (high - low))
+    x0 = jnp.full(n, 1.0)
+    grid = np.linspace(low, high, 2001)
+    values = jax.jit(jax.vmap(lambda t: upper(t if scalar else jnp.full(n, t), solve(x0, t if scalar else jnp.full(n, t)))))(grid)
+    np.testing.assert_allclose(np.min(values), problem.best, rtol=1e-3)  # typed in right
+    minima = [v for i, v in enumerate(values) if v <= min(values[max(i - 1, 0)], values[min(i + 1, 2000)])]
+    run = jax.jit(lambda t: minimize(upper, (solve, condition), t, x0=x0, projection=lambda t: jnp.clip(t, low, high)))
+    losses = [run(start(share)).loss for share in problem.starts]
+    np.testing.assert_allclose(min(losses), problem.best, rtol=1e-3)
+    for loss in losses:  # the best one, or a local one
+        assert np.min(np.abs(np.array(minima) - loss)) <= 1e-3 * abs(loss)
+
+
+def test_any_inner_solver():
+    F = idf.optimality.stationary(ridge)
+    closed = lambda x, t: jnp.linalg.solve(ARRAYS[0].T @ ARRAYS[0] + t * jnp.eye(N), ARRAYS[0].T @ ARRAYS[1])
+    in_numpy = idf.host_solver(
+        lambda t: np.linalg.solve(X.T @ X + t * np.eye(N), X.T @ Y), jax.ShapeDtypeStruct((N,), float)
+    )
+    expected = minimize(validation, INNER, 1.0, x0=jnp.zeros(N), log=True)
+    for inner, x0 in (
+        (idf.custom_root(F)(closed), jnp.zeros(N)),
+        ((closed, F), jnp.zeros(N)),
+        (idf.custom_root(F, has_init=False)(lambda t: in_numpy(t)), None),
+    ):
+        found = minimize(validation, inner, 1.0, x0=x0, log=True)
+        np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
+        np.testing.assert_allclose(found.theta, expected.theta, rtol=2e-2)
+
+
+def test_lasso_with_one_weight_a_feature_and_pytrees():
+    fit = lambda x, _: 0.5 * jnp.mean((ARRAYS[0] @ x - ARRAYS[1]) ** 2)
+    inner = idf.solvers.ProximalGradient(fit, idf.prox.lasso, maxiter=20_000)
+    outer = lambda t, x: validation(t, x)
+    one = minimize(outer, inner, 0.1, x0=jnp.zeros(N), log=True, args=lambda w: (None, w))
+    many = minimize(
+        outer, inner, dict(weights=jnp.full(N, one.theta)), x0=jnp.zeros(N), log=True,
+        args=lambda t: (None, t["weights"]),
+    )  # fmt: skip
+    assert many.loss < one.loss
+    assert many.theta["weights"].shape == (N,)
+    grid = [float(outer(w, inner.run(jnp.zeros(N), None, w)[0])) for w in np.geomspace(1e-3, 1.0, 10)]
+    assert one.loss <= min(grid) + 1e-9
+    assert one.history.evaluations.sum() < 30
+
+
+def test_projection_onto_a_simplex():
+    target = jnp.array([0.7, 0.4, -0.3])
+    inner = idf.custom_root(lambda x, t: 2 * x - t)(lambda x, t: t / 2)
+    found = minimize(
+        lambda t, x: jnp.sum((2 * x - target) ** 2), inner, jnp.ones(3) / 3, x0=jnp.zeros(3),
+        projection=idf.projection.simplex, tol=1e-8,
+    )  # fmt: skip
+    np.testing.assert_allclose(found.theta, idf.projection.simplex(target), atol=1e-6)
+
+
+def test_optax_takes_its_own_steps():
+    found = minimize(validation, INNER, 1.0, x0=jnp.zeros(N), log=True, optimizer=optax.adam(0.3), max_steps=150)
+    np.testing.assert_allclose(found.loss, GRID, rtol=1e-5)
+
+
+def test_cross_validation_in_one_program():
+    # Four splits at once; each finds what it finds alone.
+    parts = np.array_split(np.arange(28), 4)
+
+    def tune(mask):
+        f = lambda x, t: 0.5 * jnp.sum(mask * (ARRAYS[0][:28] @ x - ARRAYS[1][:28]) ** 2) + 0.5 * t * jnp.sum(x**2)
+        outer = lambda t, x: jnp.sum((1 - mask) * (ARRAYS[0][:28] @ x - ARRAYS[1][:28]) ** 2)
+        solve = lambda x, t: jnp.linalg.solve(jax.hessian(f)(x, t), -jax.grad(f)(jnp.zeros(N), t))
+        return minimize(outer, (solve, idf.optimality.stationary(f)), t0, x0=jnp.zeros(N), log=True, max_steps=30)
+
+    t0 = jnp.array(1.0)
+    masks = jnp.stack([jnp.ones(28).at[part].set(0.0) for part in parts])
+    together = jax.jit(jax.vmap(tune))(masks)
+    for i, part in enumerate(parts):
+        rest = np.setdiff1d(np.arange(28), part)
+        loss = lambda t, rest=rest, part=part: np.sum(
+            (X[part] @ np.linalg.solve(X[rest].T @ X[rest] + t * np.eye(N), X[rest].T @ Y[rest]) - Y[part]) ** 2)
+        best = min(loss(t) for t in np.geomspace(1e-6, 1e6, 2001))
+        np.testing.assert_allclose(together.loss[i], best, rtol=1e-4)
+    assert together.history.loss.shape == (4, 31)
+
+
+def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path):
+    options = dict(x0=jnp.zeros(N), log=True, tol=0.0)
+    whole = minimize(validation, INNER, jnp.ones(N), max_steps=9, **options)
+    path = tmp_path / "deep" / "run.npz"
+    minimize(validation, INNER, jnp.ones(N), max_steps=4, checkpoint=Checkpoint(path, every=2), **options)
+    resumed = minimize(validation, INNER, jnp.ones(N), max_steps=9, checkpoint=str(path), **options)
+    np.testing.assert_array_equal(whole.theta, resumed.theta)
+    np.testing.assert_array_equal(whole.x, resumed.x)
+    for a, b in zip(whole.history[:-1], resumed.history[:-1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [p.name for p in path.parent.iterdir()] == ["run.npz"]
+    with pytest.raises(ValueError, match="another problem"):
+        minimize(validation, INNER, 1.0, x0=jnp.zeros(N), checkpoint=path)
+
+
+def test_an_interrupted_run_returns_what_it_has():
+    def stop_at_3(k, theta, x, loss):
+        if k == 3:
+            raise KeyboardInterrupt
+
+    found = minimize(validation, INNER, jnp.ones(N), x0=jnp.zeros(N), log=True, callback=stop_at_3)
+    assert found.message == "interrupted"
+    assert len(found.history.loss) == 4
+    assert found.loss == min(found.history.loss)
+    by_hand = minimize(validation, INNER, jnp.ones(N), x0=jnp.zeros(N), log=True, callback=lambda k, *_: k == 2)
+    assert len(by_hand.history.loss) == 3
+    timed = minimize(validation, INNER, jnp.ones(N), x0=jnp.zeros(N), log=True, time_limit=0.0)
+    assert timed.message.startswith("time_limit")
+
+
+def test_nan_is_reported_and_rejected():
+    # Beyond t = 2 the loss is NaN; the minimum is at t = 1.9.
+    inner = idf.custom_root(lambda x, t: x - t)(lambda x, t: t)
+    outer = lambda t, x: jnp.where(x > 2, jnp.nan, -10 * x + 10 * x**2 / 3.8)
+    with pytest.warns(RuntimeWarning, match="loss is not finite"):
+        found = minimize(outer, inner, 0.0, x0=0.0, optimizer=optax.sgd(0.25))
+    assert 0 < found.theta <= 2
+    with pytest.warns(RuntimeWarning, match="singular"):
+        found = minimize(lambda t, x: x, idf.custom_root(lambda x, t: 0 * x - 0 * t)(lambda x, t: t), 1.0, x0=0.0)
+    assert found.message.startswith("the loss or the hyper-gradient is not finite")
+
+
+def test_float32():
+    inner = idf.solvers.GradientDescent(lambda x, t: jnp.sum((x - t) ** 2) + jnp.sum(x**2))
+    found = minimize(lambda t, x: jnp.sum((x - 1) ** 2), inner, jnp.zeros(2, jnp.float32), x0=jnp.zeros(2, jnp.float32))
+    assert found.theta.dtype == jnp.float32
+    np.testing.assert_allclose(found.theta, 2, rtol=1e-4)
+
+
+def test_history_plots_itself():
+    found = minimize(validation, INNER, 1.0, x0=jnp.zeros(N), log=True, max_steps=3)
+    figure = found.history.plot()
+    assert [axis.get_ylabel() for axis in figure.axes] == ["outer loss", "norm"]
+    import matplotlib.pyplot as plt
+
+    plt.close(figure)
+
+
+def test_wrong_use():
+    with pytest.raises(TypeError, match="inner must be"):
+        minimize(validation, lambda x, t: x, 1.0, x0=jnp.zeros(N))
+    with pytest.raises(TypeError, match="x0"):
+        minimize(validation, INNER, 1.0)
+    with pytest.raises(ValueError, match="positive"):
+        minimize(validation, INNER, -1.0, x0=jnp.zeros(N), log=True)
+    with pytest.raises(TypeError, match="implicitly"):
+        unrolled = idf.solvers.GradientDescent(ridge, adjoint=idf.Unrolled())
+        minimize(validation, unrolled, 1.0, x0=jnp.zeros(N))
+    with pytest.raises(ValueError, match="outside of jit"):
+        jax.jit(lambda t: minimize(validation, INNER, t, x0=jnp.zeros(N), progress=True).loss)(1.0)
