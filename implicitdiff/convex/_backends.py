@@ -45,7 +45,9 @@ def clarabel(program: Program, **settings: Any) -> tuple[np.ndarray, np.ndarray,
     }  # fmt: skip
     options = native.DefaultSettings()
     options.verbose = False
-    options.tol_gap_abs = options.tol_gap_rel = options.tol_feas = 1e-12
+    options.tol_gap_abs = options.tol_gap_rel = 1e-12
+    # Residuals are far below that then; asked for 1e-12, Clarabel gives up one program in a hundred for rounding noise.
+    options.tol_feas = 1e-9
     options.tol_ktratio = 1e-9
     options.max_threads = 1
     for name, value in settings.items():
@@ -116,6 +118,15 @@ def _to_scs(cone: Cone) -> np.ndarray:
     return np.concatenate([position[j:, j] for j in range(n)])
 
 
+# The defaults of these solvers are loose (1e-3 in OSQP), and the error of x becomes one of the derivative.
+PRECISE = {
+    "osqp": dict(eps_abs=1e-9, eps_rel=1e-9, max_iter=200_000, raise_error=False),
+    "proxqp": dict(eps_abs=1e-10, eps_rel=0.0),
+    "piqp": dict(eps_abs=1e-10, eps_rel=1e-10, eps_duality_gap_abs=1e-10, eps_duality_gap_rel=1e-10),
+    "highs": dict(primal_feasibility_tolerance=1e-10, dual_feasibility_tolerance=1e-10),
+}
+
+
 def quadratic(name: str) -> Backend:
     """OSQP, ProxQP, PIQP and others through qpsolvers: equations and inequalities only."""
 
@@ -125,21 +136,29 @@ def quadratic(name: str) -> Backend:
         if any(not isinstance(cone, Zero | NonNegative) for cone in program.cones):
             raise ValueError(f"solver={name!r} is for quadratic programs: cones Zero and NonNegative.")
         equal = np.concatenate([np.full(cone.size, isinstance(cone, Zero)) for cone in program.cones])
-        part = lambda rows: (program.A[rows], program.b[rows]) if rows.any() else (None, None)  # noqa: E731
+        form = (lambda M: M) if name in qpsolvers.sparse_solvers else (lambda M: M.toarray())
+        part = lambda rows: (form(program.A[rows]), program.b[rows]) if rows.any() else (None, None)  # noqa: E731
         (A, b), (G, h) = part(equal), part(~equal)
-        problem = qpsolvers.Problem(program.P, program.q, G, h, A, b)
-        found = qpsolvers.solve_problem(problem, solver=name, **settings)
+        q = program.q.copy()  # an array of JAX is read-only, and DAQP asks for one that is not
+        problem = qpsolvers.Problem(form(program.P), q, G, h, A, b)
+        found = qpsolvers.solve_problem(problem, solver=name, **(PRECISE.get(name, {}) | settings))
         z = np.zeros_like(program.b)
         if not found.found:
-            return np.full_like(program.q, np.nan), z, z, FAILED
+            return np.full_like(program.q, np.nan), z, z, _why_not(found)
         if A is not None:
             z[equal] = found.y
         if G is not None:
             z[~equal] = found.z
         s = np.where(equal, 0.0, program.b - program.A @ found.x)
-        return found.x, z, np.where(equal, 0.0, np.maximum(s, 0.0)), SOLVED
+        return np.asarray(found.x), z, np.where(equal, 0.0, np.maximum(s, 0.0)), SOLVED
 
     return solve
+
+
+def _why_not(found: Any) -> int:
+    """The status of a qpsolvers.Solution without a solution, where the solver said it."""
+    words = str(getattr(found.extras.get("info"), "status", "")).lower().replace("_", " ")
+    return INFEASIBLE if "primal infeasible" in words else UNBOUNDED if "dual infeasible" in words else FAILED
 
 
 def backend(solver: str | Callable) -> Backend:
@@ -154,7 +173,7 @@ def backend(solver: str | Callable) -> Backend:
     known: dict[str, Backend] = {"clarabel": clarabel, "scs": scs}
     known |= {name: quadratic(name) for name in ("osqp", "proxqp", "piqp", "highs", "quadprog", "daqp")}
     if solver not in known:
-        raise ValueError(f"solver must be a callable or one of {', '.join(known)}; found {solver!r}.")
+        raise ValueError(f"solver must be a callable or one of jax, {', '.join(known)}; found {solver!r}.")
     return known[solver]
 
 

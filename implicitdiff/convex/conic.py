@@ -15,6 +15,7 @@ from .._root import implicit_root
 from ..optimality import conic_normal_map
 from ..projection.cones import Cone, product_dual
 from . import _backends as backends
+from ._interior_point import interior_point
 from ._least_squares import least_squares
 
 Matrix = Any  # an array or a BCOO
@@ -53,10 +54,10 @@ def solve_conic(
 ) -> ConicSolution:
     """Solve min_x 1/2 x'Px + q'x subject to Ax + s = b, s in K; differentiable in P, q, A and b.
 
-    Forward and reverse mode, every order, under jit and vmap (a batch is solved in threads). The derivative is that of
-    the normal map (`optimality.conic_normal_map`), independent of the solver. Where the solution is degenerate
-    (multipliers and slacks both zero, redundant constraints, several solutions) it is the least-squares solution of
-    the linear system.
+    Forward and reverse mode, every order, under jit and vmap (a batch is solved in threads, or by "jax" at once). The
+    derivative is that of the normal map (`optimality.conic_normal_map`), independent of the solver. Where the solution
+    is degenerate (multipliers and slacks both zero, redundant constraints, several solutions) it is the least-squares
+    solution of the linear system.
 
     Args:
         P: (n, n) symmetric positive semidefinite, dense or BCOO; None for a linear objective.
@@ -65,11 +66,13 @@ def solve_conic(
         b: (m,).
         cones: the factors of K, in the order of the rows of A: `Zero`, `NonNegative`, `SecondOrder`,
             `PositiveSemidefinite`, `Exponential`, `Power`.
-        solver: "clarabel", "scs", for quadratic programs also "osqp", "proxqp", "piqp" (by the package qpsolvers), or a
-            callable `(P, q, A, b, cones) -> (x, z, s)` in NumPy, P and A as scipy.sparse CSC matrices.
+        solver: "clarabel" or "scs"; for quadratic programs also "jax", "osqp", "proxqp", "piqp" (the last three by the
+            package qpsolvers); or a callable `(P, q, A, b, cones) -> (x, z, s)` in NumPy, P and A as scipy.sparse CSC
+            matrices. "jax" is an interior-point method of our own that stays on the device, in its dtype, and solves a
+            batch at once: the choice for small dense programs. It works with dense matrices, also of sparse data.
         adjoint: how the derivative is computed; None for a dense least-squares solve.
         raise_on_failure: whether a program without solution raises, when called eagerly.
-        **settings: handed to the solver, under its own names.
+        **settings: handed to the solver, under its own names; for "jax" these are `maxiter` and `tol`.
 
     Returns:
         A `ConicSolution`. In a program without solution all but its status is NaN, also under jit; others of the same
@@ -115,6 +118,9 @@ def solve_conic(
 
 def _solve(P, q, A, b, cones, solver, settings):
     """The solution without derivative."""
+    if solver == "jax":
+        P, q, A, b = stop([_dense(P), q, _dense(A), b])
+        return interior_point(P, q, A, b, cones, **settings)
     dtype = q.dtype
     values = stop([_values(P), _pattern(P), q, _values(A), _pattern(A), b])
     n, m = q.size, b.size
@@ -125,8 +131,10 @@ def _solve(P, q, A, b, cones, solver, settings):
 
         batch = values[2].shape[:-1]
         count = int(np.prod(batch))
+        # NumPy arrays first: a JAX array would be reshaped by JAX, which may wait for the very thread that runs this.
         P, P_pattern, q, A, A_pattern, b = (
-            [None] * count if part is None else np.reshape(part, (count, *part.shape[len(batch) :])) for part in values
+            [None] * count if part is None else np.asarray(part).reshape(count, *part.shape[len(batch) :])
+            for part in values
         )
         xs, zs, ss = np.full((count, n), np.nan), np.full((count, m), np.nan), np.full((count, m), np.nan)
         status = np.full(count, backends.FAILED, np.int32)
@@ -172,6 +180,10 @@ def _convex(P: Any) -> bool:
         except np.linalg.LinAlgError:
             return False
     return True
+
+
+def _dense(matrix: Matrix | None) -> Array | None:
+    return matrix.todense() if isinstance(matrix, BCOO) else matrix
 
 
 def _values(matrix: Matrix | None) -> Array | None:

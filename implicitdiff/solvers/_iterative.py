@@ -45,7 +45,7 @@ class IterativeSolver:
         condition: what the solution satisfies, for the derivative: None for the solver's own, or another one of
             `implicitdiff.optimality` that is called with the same arguments; a function of your own is taken for a
             fixed-point map T(x, *args).
-        progress: True shows a bar with iteration and error, a few times a second.
+        progress: True shows a bar with iteration and error, which moves some 50 times in all.
     """
 
     maxiter: int = 1000
@@ -76,16 +76,19 @@ class IterativeSolver:
         Returns:
             (x, state); x is differentiable in args and in what the functions close over, state is not.
         """
-        if isinstance(self.adjoint, Unrolled):
-            if self.progress or self.condition is not None:
-                raise ValueError(
-                    "Unrolled() differentiates the iterations: it takes no condition and shows no progress."
-                )
+        if self._unrolls():
             return self._unrolled(floating(init), args)
         # A solution does not depend on where one started, and what was iterated is not differentiated.
         x, state = stop(compiled_call(self._loop, stop(floating(init)), *stop(args)))
         condition = self.own_condition(state) if self.condition is None else self.condition
         return attach(as_root(condition), x, args, {}, self.adjoint), state
+
+    def _unrolls(self) -> bool:
+        if not isinstance(self.adjoint, Unrolled):
+            return False
+        if self.progress or self.condition is not None:
+            raise ValueError("Unrolled() differentiates the iterations: it takes no condition and shows no progress.")
+        return True
 
     def _unfinished(self, state: Any) -> Bool[Array, ""]:
         return ~state.converged & (state.iteration < self.maxiter) & ~jnp.isnan(state.error)

@@ -1,7 +1,7 @@
 """Solvers of optimistix and optax, with the derivatives of this library."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,9 @@ from .._adjoint import Adjoint
 from .._decorators import stop
 from .._program import compiled_call
 from .._root import as_root, attach
+from . import _batches
 from ._iterative import IterativeSolver, floating
+from ._progress import Progress
 
 
 class OptimistixState(NamedTuple):
@@ -124,8 +126,8 @@ class OptaxState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class _OptaxSolver(IterativeSolver):
-    """See `optax_solver`."""
+class OptaxSolver(IterativeSolver):
+    """A solver by an optax transformation; see `optax_solver`."""
 
     f: Callable[..., Scalar]
     transformation: optax.GradientTransformation
@@ -145,16 +147,70 @@ class _OptaxSolver(IterativeSolver):
 
     def update(self, x: PyTree, state: OptaxState, *args: Any):
         """One step of the transformation."""
+        new, following = self._step(x, state, *args)
+        # At the end x itself, whose gradient was tested.
+        kept = jax.tree.map(lambda old, new: jnp.where(following.converged, old, new), x, new)
+        return kept, following
+
+    def _step(self, x: PyTree, state: OptaxState, *args: Any):
         value, gradient = jax.value_and_grad(self.f)(x, *args)
         extended = optax.with_extra_args_support(self.transformation)
         updates, inner = extended.update(
             gradient, state.inner, x, value=value, grad=gradient, value_fn=lambda x: self.f(x, *args)
         )
         error = otu.tree_norm(gradient).astype(state.error.dtype)
-        converged = error <= self.tol
-        # At the end x itself, whose gradient was tested.
-        new = jax.tree.map(lambda old, new: jnp.where(converged, old, new), x, optax.apply_updates(x, updates))
-        return new, OptaxState(state.iteration + 1, error, converged, inner)
+        return optax.apply_updates(x, updates), OptaxState(state.iteration + 1, error, error <= self.tol, inner)
+
+    def run_iterator(self, init: PyTree, iterator: Iterable[PyTree], *args: Any) -> tuple[PyTree, OptaxState]:
+        """One step for each batch: `f(x, *args, batch)`.
+
+        What the run approximates is the minimum of the whole problem, of which no batch knows. So the derivative is
+        that of `condition`, called as condition(x, *args), without a batch. It is off by as much as x is, in first
+        order; with `adjoint=Implicit(polish=1)` in second order. `Unrolled()` differentiates the steps.
+
+        A step is compiled once for each shape of a batch. The loop is Python's: this cannot be called under jit.
+
+        Args:
+            init: where to start.
+            iterator: batches, pytrees of arrays; the run ends with it, or after `maxiter` of them. No batch ends it
+                earlier, `tol` does not matter to the steps.
+            *args: what the problem depends on besides the data.
+
+        Returns:
+            (x, state). Where there is a condition `state.error` is the norm of its residual at x, else that of the
+            last batch's gradient, which cannot tell whether x is a solution: `state.converged` is false then.
+
+        Raises:
+            TypeError: called under jit; or differentiated without a condition.
+            ValueError: the iterator gives no batch.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, optax, implicitdiff as idf
+            >>> data = jnp.array([1.0, 2.0, 3.0, 6.0])
+            >>> f = lambda x, weight, batch: 0.5 * jnp.mean((x - batch) ** 2) + 0.5 * weight * x**2
+            >>> F = idf.optimality.stationary(lambda x, weight: f(x, weight, data))
+            >>> solver = idf.solvers.optax_solver(f, optax.sgd(lambda k: 1 / (k + 2)), condition=F)
+            >>> batches = [data[:2], data[2:]] * 200
+            >>> print(jax.grad(lambda w: solver.run_iterator(0.0, batches, w)[0])(1.0).round(2))  # -mean / 4
+            -0.75
+        """
+        unrolled = self._unrolls()
+        init, args = floating(init), _batches.as_arrays(args)
+        progress = Progress(type(self).__name__, self.maxiter) if self.progress else None
+        start = init if unrolled else stop(init)
+        x, state, theta = _batches.iterate(
+            self._step, start, self.init_state(start), iterator, args, self.maxiter, progress, unrolled
+        )
+        state = stop(state)
+        if unrolled:
+            return x, state._replace(converged=jnp.zeros_like(state.converged))
+        x = stop(x)
+        if self.condition is None:
+            x = _batches.without_derivative(x, theta)
+            return x, state._replace(converged=jnp.zeros_like(state.converged))
+        F = as_root(self.condition)
+        error = stop(compiled_call(lambda x, *args: otu.tree_norm(F(x, *args)), x, *stop(args)))
+        return attach(F, x, args, {}, self.adjoint), state._replace(error=error, converged=error <= self.tol)
 
 
 def optax_solver(
@@ -166,23 +222,25 @@ def optax_solver(
     condition: Callable | None = None,
     adjoint: Adjoint | None = None,
     progress: bool = False,
-) -> IterativeSolver:
+) -> OptaxSolver:
     """A minimum of f(x, *args) by any optax transformation: `run(init, *args)`.
 
-    `state.error` is the norm of the gradient. For minibatches call `update` yourself with the batch among args, and
-    attach the derivative of the full problem to the result by `implicit_root`.
+    `state.error` is the norm of the gradient. With minibatches, `run_iterator(init, iterator, *args)` takes steps on
+    f(x, *args, batch); see there.
 
     Args:
         f: smooth function `f(x, *args)` to a real scalar.
         transformation: such as `optax.adam(1e-2)` or `optax.lbfgs()`.
         maxiter: the largest number of steps.
         tol: stop when the norm of the gradient is at most that.
-        condition: another condition for the derivative.
-        adjoint: how the derivative is computed.
+        condition: another condition for the derivative than `optimality.stationary(f)`; `run_iterator` needs one of
+            the whole problem.
+        adjoint: how the derivative is computed. `Unrolled()` with `optax.lbfgs` is for forward mode: optax's own
+            reverse mode is NaN there.
         progress: whether to show a bar.
 
     Returns:
-        A solver with `init_state`, `update` and `run`.
+        A solver with `init_state`, `update`, `run` and `run_iterator`.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, implicitdiff as idf
@@ -191,6 +249,6 @@ def optax_solver(
         >>> print(jax.grad(lambda a: solver.run(jnp.array(0.5), a)[0])(0.0).round(3))
         1.0
     """
-    return _OptaxSolver(
+    return OptaxSolver(
         f, transformation, maxiter=maxiter, tol=tol, condition=condition, adjoint=adjoint, progress=progress
     )

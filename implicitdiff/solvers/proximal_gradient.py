@@ -202,9 +202,11 @@ def _norm(tree: PyTree) -> Array:
 
 def _curvature(gradient: Callable[[PyTree], PyTree], x: PyTree) -> Array:
     """|grad f(x + d) - grad f(x)| / |d| for a short d downhill: at most the Lipschitz constant."""
-    g = lax.stop_gradient(gradient(lax.stop_gradient(x)))
-    size = otu.tree_norm(g)
-    scale = jnp.where(size > 0, 1e-3 * (1 + otu.tree_norm(x)) / jnp.where(size > 0, size, 1.0), 1.0)
-    moved = otu.tree_add_scale(lax.stop_gradient(x), -scale, g)
-    change = otu.tree_norm(otu.tree_sub(lax.stop_gradient(gradient(moved)), g)) / (scale * size)
-    return jnp.where(change > 1e-10, change, 1.0)  # also where it is NaN: at a stationary point
+    # Differentiable, for unrolled iterations: their step size depends on theta as well.
+    g = gradient(x)
+    size = _norm(g)
+    nonzero = jnp.where(size > 0, size, 1.0)
+    scale = jnp.where(size > 0, 1e-3 * (1 + _norm(x)) / nonzero, 1.0)
+    moved = otu.tree_add_scale(x, -scale, g)
+    change = _norm(otu.tree_sub(gradient(moved), g)) / (scale * nonzero)
+    return jnp.where(change > 1e-10, change, 1.0)  # at a stationary point, and where it is NaN

@@ -95,7 +95,9 @@ def scipy_minimize(
 
     Args:
         f: smooth function in JAX.
-        method: SciPy's name; None for L-BFGS-B, with constraints for SLSQP.
+        method: SciPy's name, any that takes what there is (with constraints also "trust-constr", "COBYLA", "COBYQA");
+            None for L-BFGS-B, with constraints for SLSQP. It gets gradients and Hessians of f and of the constraints
+            where it makes use of them.
         bounds: whether there is a box.
         eq: equations `eq(z, theta_eq)`, a pytree of arrays, or None.
         ineq: inequalities `ineq(z, theta_ineq)`, a pytree of arrays, or None.
@@ -222,8 +224,23 @@ def _minimum(f: Callable, bounds: bool) -> Callable:
     return optimality.projected_gradient(f, projection.box) if bounds else optimality.stationary(f)
 
 
+def _objective(f: Callable, method: str) -> Callable[..., dict[str, Any]]:
+    """F with the derivatives that SciPy's method makes use of: it warns of others."""
+    slope, hessian = _jitted(f, jax.value_and_grad), _jitted(f, jax.hessian)
+
+    def arguments(unravel, args) -> dict[str, Any]:
+        if method.lower() in ("nelder-mead", "powell", "cobyla", "cobyqa"):
+            return {"fun": lambda x: slope(x, unravel, args)[0]}
+        result: dict[str, Any] = {"fun": lambda x: slope(x, unravel, args), "jac": True}
+        if method.lower() in ("trust-constr", "newton-cg", "dogleg", "trust-ncg", "trust-krylov", "trust-exact"):
+            result["hess"] = lambda x: hessian(x, unravel, args)
+        return result
+
+    return arguments
+
+
 def _unconstrained(f, method, bounds, tol, options, adjoint) -> ScipySolver:
-    slope = _jitted(f, jax.value_and_grad)
+    objective = _objective(f, method)
 
     def solve(init, *args):
         from scipy.optimize import Bounds, minimize
@@ -233,10 +250,8 @@ def _unconstrained(f, method, bounds, tol, options, adjoint) -> ScipySolver:
         if bounds:
             args, box = args[:1], Bounds(*_box(args[1], init))
         extra = {"maxiter": 10_000, "gtol": tol, "ftol": 0.0} if method == "L-BFGS-B" and options is None else options
-        found = minimize(
-            lambda x: slope(x, unravel, args), start, jac=True, method=method, bounds=box, tol=tol, options=extra
-        )
-        return unravel(found.x), found.get("nit", 0), found.success
+        found = minimize(x0=start, method=method, bounds=box, tol=tol, options=extra, **objective(unravel, args))
+        return unravel(found.x), found.get("nit", found.nfev), found.success
 
     return ScipySolver(solve, _minimum(f, bounds), _like_init, adjoint)
 
@@ -244,8 +259,10 @@ def _unconstrained(f, method, bounds, tol, options, adjoint) -> ScipySolver:
 def _constrained(f, method, eq, ineq, tol, options, adjoint) -> ScipySolver:
     # Multipliers may be zero where a constraint just touches: the product form would be singular there.
     condition = optimality.kkt(f, eq, ineq, "natural")
-    slope = _jitted(f, jax.value_and_grad)
-    sides = {name: (_jitted(g), _jitted(g, jax.jacobian)) for name, g in (("eq", eq), ("ineq", ineq)) if g is not None}
+    objective, slope = _objective(f, method), _jitted(f, jax.value_and_grad)
+    given = {name: g for name, g in (("eq", eq), ("ineq", ineq)) if g is not None}
+    sides = {name: (_jitted(g), _jitted(g, jax.jacobian)) for name, g in given.items()}
+    curvatures = {name: _jitted(_weighted(g), jax.hessian) for name, g in given.items()}
 
     def shape(init, theta_f=None, theta_eq=None, theta_ineq=None):
         del theta_f
@@ -259,22 +276,24 @@ def _constrained(f, method, eq, ineq, tol, options, adjoint) -> ScipySolver:
         return unravel(flat - jnp.linalg.solve(jax.jacobian(residual)(flat), residual(flat))), residual(flat)
 
     def solve(init, theta_f=None, theta_eq=None, theta_ineq=None):
-        from scipy.optimize import minimize
+        from scipy.optimize import NonlinearConstraint, minimize
 
         start, unravel = _flat_start(init)
         thetas = {"eq": (theta_eq,), "ineq": (theta_ineq,)}
-        signs = {"eq": 1.0, "ineq": -1.0}  # SciPy's inequalities are >= 0
-        constraints = [
-            {
-                "type": name,
-                "fun": lambda x, g=value, n=name: signs[n] * g(x, unravel, thetas[n]),
-                "jac": lambda x, g=jacobian, n=name: signs[n] * g(x, unravel, thetas[n]),
-            }
-            for name, (value, jacobian) in sides.items()
-        ]
+        constraints: list[Any] = []
+        for name, functions in sides.items():
+            value, jacobian = (lambda x, g=g, n=name: g(x, unravel, thetas[n]) for g in functions)
+            if method.lower() == "trust-constr":
+                curvature = lambda x, v, n=name: curvatures[n](x, unravel, (*thetas[n], v))  # noqa: E731
+                low = 0.0 if name == "eq" else -np.inf
+                constraints.append(NonlinearConstraint(value, low, 0.0, jacobian, curvature))
+            else:
+                sign = 1.0 if name == "eq" else -1.0  # SciPy's inequalities are >= 0
+                signed = [lambda x, g=g, s=sign: s * g(x) for g in (value, jacobian)]
+                constraints.append({"type": name, "fun": signed[0], "jac": signed[1]})
         found = minimize(
-            lambda x: slope(x, unravel, (theta_f,)), start, jac=True, method=method, constraints=constraints,
-            tol=tol, options=options if options is not None else {"maxiter": 1000},
+            x0=start, method=method, constraints=constraints, tol=tol,
+            options=options if options is not None else {"maxiter": 1000}, **objective(unravel, (theta_f,)),
         )  # fmt: skip
         z = found.x
         gradient = slope(z, unravel, (theta_f,))[1]
@@ -293,31 +312,46 @@ def _constrained(f, method, eq, ineq, tol, options, adjoint) -> ScipySolver:
             if not np.linalg.norm(smaller) < np.linalg.norm(residual):
                 break
             best, polished, residual = polished, following, smaller
-        return best, found.get("nit", 0), found.success
+        return best, found.get("nit", found.nfev), found.success
 
     return ScipySolver(solve, condition, shape, adjoint)
 
 
+def _weighted(g: Callable) -> Callable:
+    """v'g(z, theta), whose Hessian in z SciPy's trust-constr asks for."""
+    return lambda z, theta, v: jnp.vdot(v, ravel_pytree(g(z, theta))[0])
+
+
 def _multipliers(z, gradient, sides, thetas, unravel) -> dict[str, np.ndarray]:
-    """Least-squares multipliers: of the equations free, of the inequalities that hold with equality not negative."""
+    """Least-squares multipliers: of the equations free, of the active inequalities not negative.
+
+    Interior methods end at some distance from the boundary, so that no threshold tells what is active. Multipliers
+    of all constraints nearby, each made small in proportion to its slack, do: active is what has more of it than slack.
+    """
     from scipy.optimize import lsq_linear
 
-    rows, low, active = [], [], np.zeros(0, bool)
-    if "eq" in sides:
-        rows.append(sides["eq"][1](z, unravel, thetas["eq"]))
-        low += [-np.inf] * len(rows[-1])
-    count = len(low)
+    size = 1 + np.linalg.norm(z)
+    equations = sides["eq"][1](z, unravel, thetas["eq"]) if "eq" in sides else np.zeros((0, z.size))
+    value, jacobian = np.zeros(0), np.zeros((0, z.size))
     if "ineq" in sides:
         value, jacobian = (g(z, unravel, thetas["ineq"]) for g in sides["ineq"])
-        active = value > -1e-6 * (1 + np.linalg.norm(z))
-        rows.append(jacobian[active])
-        low += [0.0] * int(active.sum())
-    found = np.zeros(0)
-    if low:
-        found = lsq_linear(np.concatenate(rows).T, -gradient, (np.array(low), np.inf), tol=1e-14).x
-    lam = np.zeros(active.size)
-    lam[active] = found[count:]
-    return {"eq": found[:count], "ineq": lam}
+    slack, count = np.maximum(-value, 0.0), len(equations)
+
+    def least_squares(chosen, penalty):
+        rows = np.concatenate([equations, jacobian[chosen]])
+        if not len(rows):
+            return np.zeros(0), np.zeros(value.size)
+        penalties = np.diag(np.concatenate([np.zeros(count), penalty[chosen]]))
+        right = np.concatenate([-gradient, np.zeros(len(rows))])
+        low = np.where(np.arange(len(rows)) < count, -np.inf, 0.0)
+        found = lsq_linear(np.concatenate([rows.T, penalties]), right, (low, np.inf), tol=1e-14).x
+        lam = np.zeros(value.size)
+        lam[chosen] = found[count:]
+        return found[:count], lam
+
+    _, first = least_squares(slack < 1e-2 * size, slack / size)
+    nu, lam = least_squares(first > slack, 0 * slack)
+    return {"eq": nu, "ineq": lam}
 
 
 def _like_init(init: PyTree, *args: Any) -> PyTree:
@@ -356,7 +390,7 @@ def _jitted(function: Callable, transform: Callable | None = None) -> Callable:
     def compiled(x, unravel, args):
         def flat(x):
             result = function(unravel(x), *args)
-            return result if transform is jax.value_and_grad else ravel_pytree(result)[0]
+            return result if transform in (jax.value_and_grad, jax.hessian) else ravel_pytree(result)[0]
 
         return (transform or (lambda g: g))(flat)(x)
 

@@ -16,6 +16,8 @@ from .._host import host_solver
 from .._root import as_root, attach
 from ..optimality._condition import Condition
 from ..optimality.stationary import gradient
+from . import _kernel_svc
+from ._kernel_svc import KernelModel
 
 
 class LinearModel(NamedTuple):
@@ -39,41 +41,89 @@ class SklearnSolver:
 
     def run(
         self, X: Float[Array, "n p"], y: Array, parameters: dict[str, Any] | None = None
-    ) -> tuple[LinearModel, dict[str, Array]]:
+    ) -> tuple[LinearModel | KernelModel, dict[str, Array]]:
         """Fit to (X, y).
 
         Args:
             X: samples.
             y: targets, or integer labels of classes 0, 1, ...
-            parameters: numbers that replace those of the estimator (`alpha`, `l1_ratio`, `C`), and `sample_weight`.
+            parameters: numbers that replace those of the estimator (`alpha`, `l1_ratio`, `C`, `gamma`, `coef0`), and
+                `sample_weight`.
 
         Returns:
-            (model, state): a `LinearModel`, differentiable in X, in real y and in the parameters, and a dictionary
-            with scikit-learn's number of iterations (0 where it has none).
+            (model, state): a `LinearModel`, of SVC a `KernelModel`, differentiable in X, in real y and in the
+            parameters, and a dictionary with scikit-learn's number of iterations (0 where it has none).
         """
-        parameters = {name: jnp.asarray(value, jnp.result_type(float)) for name, value in (parameters or {}).items()}
-        kind = _KINDS[type(self.estimator).__name__]
-        unknown = set(parameters) - {*kind.parameters, "sample_weight"}
+        parameters = self._given(parameters)
+        kind, settings = _KINDS[type(self.estimator).__name__], self.estimator.get_params()
+        classes = self._classes(y) if kind.labels else 0  # of y as it is: under jit jnp.asarray would trace it
+        X, y = jnp.asarray(X), jnp.asarray(y)
+        width = y.shape[1:] if not kind.labels else ((classes,) if classes > 2 else ())
+        shape: Any
+        if "kernel" in settings:
+            shape = KernelModel(jax.ShapeDtypeStruct(X.shape[:1], X.dtype), jax.ShapeDtypeStruct((), X.dtype))
+        else:
+            intercept = jax.ShapeDtypeStruct(width, X.dtype) if self.estimator.fit_intercept else None
+            shape = LinearModel(jax.ShapeDtypeStruct((*width, X.shape[1]), X.dtype), intercept)
+        fit = host_solver(self._fit, (shape, jax.ShapeDtypeStruct((), jnp.int32)))
+        model, iterations = fit(*stop((X, y, parameters)))
+        F = as_root(kind.condition(self._parameter, settings))
+        return attach(F, model, (X, y, parameters), {}, self.adjoint), {"iteration": iterations}
+
+    def decision_function(
+        self,
+        model: LinearModel | KernelModel,
+        X_new: Float[Array, "m p"],
+        X: Float[Array, "n p"] | None = None,
+        parameters: dict[str, Any] | None = None,
+    ) -> Float[Array, "m ..."]:
+        """The fit at new samples: X_new coef + intercept, or sum_i dual_coef_i k(x_i, x) + intercept.
+
+        It is a JAX function of all its arguments: with `gamma` among them, of the kernel's dependence on it as well.
+
+        Args:
+            model: what `run` returned.
+            X_new: new samples.
+            X: the samples that `run` got; an SVC needs them.
+            parameters: the parameters that `run` got; an SVC needs them.
+
+        Returns:
+            One value a sample, or one for each sample and output or class.
+
+        Raises:
+            TypeError: X is missing for an SVC.
+
+        Example:
+            >>> import numpy as np, implicitdiff as idf
+            >>> from sklearn.svm import SVC
+            >>> X, y = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1])
+            >>> solver = idf.solvers.sklearn_solver(SVC(kernel="linear", C=10.0, tol=1e-10))
+            >>> model, state = solver.run(X, y)
+            >>> print(solver.decision_function(model, [[1.75], [2.5]], X).round(3))
+            [0.5 2. ]
+        """
+        parameters, X_new = self._given(parameters), jnp.asarray(X_new)
+        if not isinstance(model, KernelModel):
+            return _predict(model, X_new)
+        if X is None:
+            raise TypeError("decision_function: a model with a kernel needs the samples X that it was fitted to.")
+        X = jnp.asarray(X)
+        k = _kernel_svc.kernel(lambda name: self._parameter(parameters, name), self.estimator.get_params(), X)
+        return k(X_new, X) @ model.dual_coef + model.intercept
+
+    def _given(self, parameters: dict[str, Any] | None) -> dict[str, Array]:
+        known = [*_KINDS[type(self.estimator).__name__].parameters, "sample_weight"]
+        known += _kernel_svc.KERNELS[self.estimator.kernel] if hasattr(self.estimator, "kernel") else ()
+        unknown = set(parameters or {}) - set(known)
         if unknown:
             raise ValueError(
                 f"sklearn_solver: {sorted(unknown)} cannot be parameters of {type(self.estimator).__name__}, expected "
-                f"some of {[*kind.parameters, 'sample_weight']}; set others on the estimator."
+                f"some of {known}; set others on the estimator."
             )
-        X, y = jnp.asarray(X), jnp.asarray(y)
-        classes = self._classes(y) if kind.labels else 0
-        width = y.shape[1:] if not kind.labels else ((classes,) if classes > 2 else ())
-        intercept = jax.ShapeDtypeStruct(width, X.dtype) if self.estimator.fit_intercept else None
-        shape = LinearModel(jax.ShapeDtypeStruct((*width, X.shape[1]), X.dtype), intercept)
-        fit = host_solver(self._fit, (shape, jax.ShapeDtypeStruct((), jnp.int32)))
-        model, iterations = fit(*stop((X, y, parameters)))
-        settings = self.estimator.get_params()
+        return {name: jnp.asarray(value, jnp.result_type(float)) for name, value in (parameters or {}).items()}
 
-        def parameter(given: dict, name: str) -> Any:
-            return given.get(name, settings.get(name))
-
-        return attach(as_root(kind.condition(parameter, settings)), model, (X, y, parameters), {}, self.adjoint), {
-            "iteration": iterations
-        }
+    def _parameter(self, given: dict, name: str) -> Any:
+        return given[name] if name in given else self.estimator.get_params().get(name)
 
     def _classes(self, y: Array) -> int:
         if isinstance(y, jax.core.Tracer):
@@ -81,26 +131,32 @@ class SklearnSolver:
         found = np.unique(np.asarray(y))
         if not np.array_equal(found, np.arange(found.size)):
             raise ValueError(f"sklearn_solver: labels must be 0, 1, ..., each at least once, found {found}.")
-        if found.size > 2 and type(self.estimator).__name__ == "LinearSVC":
-            raise ValueError(f"sklearn_solver: LinearSVC is for two classes here, found {found.size}.")
+        name = type(self.estimator).__name__
+        if found.size > 2 and name in ("LinearSVC", "SVC"):
+            raise ValueError(f"sklearn_solver: {name} is for two classes here, found {found.size}.")
         return int(found.size)
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, parameters: dict) -> tuple[LinearModel, int]:
+    def _fit(self, X: np.ndarray, y: np.ndarray, parameters: dict) -> tuple[LinearModel | KernelModel, int]:
         from sklearn.base import clone
 
         weights = parameters.get("sample_weight")
         numbers = {name: float(value) for name, value in parameters.items() if name != "sample_weight"}
         model = clone(self.estimator).set_params(**numbers)
         model.fit(X, y, **({} if weights is None else {"sample_weight": np.asarray(weights)}))
+        iterations = int(np.max(getattr(model, "n_iter_", 0) or 0))
+        if hasattr(model, "support_"):
+            dual_coef = np.zeros(X.shape[0])
+            dual_coef[model.support_] = model.dual_coef_[0]
+            return KernelModel(dual_coef, model.intercept_[0]), iterations
         coef = model.coef_
         intercept = np.asarray(model.intercept_, coef.dtype) if self.estimator.fit_intercept else None
         if _KINDS[type(self.estimator).__name__].labels and coef.shape[0] == 1:  # two classes have one row
             coef, intercept = coef[0], None if intercept is None else intercept[0]
-        return LinearModel(coef, intercept), int(np.max(getattr(model, "n_iter_", 0) or 0))
+        return LinearModel(coef, intercept), iterations
 
 
 def sklearn_solver(estimator: Any, adjoint: Adjoint | None = None) -> SklearnSolver:
-    """The fit of a linear scikit-learn model: Ridge, Lasso, ElasticNet, LogisticRegression or LinearSVC.
+    """The fit of a scikit-learn model: Ridge, Lasso, ElasticNet, LogisticRegression, LinearSVC or SVC.
 
     What scikit-learn minimises, w the coefficients, b the intercept, s_i the sample weights (1 by default):
 
@@ -109,6 +165,11 @@ def sklearn_solver(estimator: Any, adjoint: Adjoint | None = None) -> SklearnSol
     - ElasticNet: the same, alpha l1_ratio |w|_1 + alpha (1 - l1_ratio)/2 |w|^2 instead
     - LogisticRegression: C sum_i s_i loss(y_i, x_i'w + b) + 1/2 |w|^2, two classes or multinomial
     - LinearSVC: C sum_i s_i max(0, 1 - y_i (x_i'w + b))^2 + 1/2 |w|^2 + 1/2 b^2 / intercept_scaling^2, two classes
+    - SVC: C sum_i s_i max(0, 1 - y_i (g(x_i) + b)) + 1/2 |g|^2, g in the space of a linear, rbf or poly kernel, two
+      classes. What is differentiated is its dual: which samples are free (strictly between the bounds of their
+      coefficients) is taken from the fit, and does not change with small changes of the parameters, except at kinks.
+      The derivative is NaN where the free samples do not determine the fit, or where there is none: the intercept is
+      not unique then. libsvm rounds the kernel to single precision, and with it the fit: some six digits are right.
 
     The derivative is as good as the fit: give the estimator a small tol, and a max_iter to match.
 
@@ -137,7 +198,7 @@ def sklearn_solver(estimator: Any, adjoint: Adjoint | None = None) -> SklearnSol
     settings = estimator.get_params()
     allowed = {
         "positive": (False,), "class_weight": (None,), "penalty": ("l2", "deprecated"), "loss": ("squared_hinge",),
-        "multi_class": ("ovr", "auto", "deprecated"), "l1_ratio": None,
+        "multi_class": ("ovr", "auto", "deprecated"), "l1_ratio": None, "kernel": tuple(_kernel_svc.KERNELS),
     }  # fmt: skip
     for setting, values in allowed.items():
         if values is not None and setting in settings and settings[setting] not in values:
@@ -241,4 +302,5 @@ _KINDS = {
     "ElasticNet": _Kind(False, ("alpha", "l1_ratio"), _elastic_net),
     "LogisticRegression": _Kind(True, ("C",), _logistic),
     "LinearSVC": _Kind(True, ("C",), _linear_svc),
+    "SVC": _Kind(True, ("C",), _kernel_svc.svc),
 }

@@ -85,18 +85,67 @@ def test_solution_and_derivatives_in_every_transformation(name):
     assert np.all(np.abs(states.iteration - np.array(alone)) <= 2)
 
 
-@pytest.mark.parametrize("name", RIDGE)
-def test_unrolled_by_one_word(name):
+def unrolled(name, maxiter):
     make, args = RIDGE[name]
     if name == "optax":  # the line search of its L-BFGS is a while_loop
         make = lambda **o: solvers.optax_solver(ridge, optax.sgd(1 / (L + 3)), **TIGHT | o)
-    iterations = {"Newton": 4, "Anderson": 60}.get(name, 400)
-    solver = make(adjoint=idf.Unrolled(), maxiter=iterations)
-    run = lambda t: solver.run(jnp.zeros(5), *args(t))[0]
-    slope = jax.jacobian(ridge_solution)(2.0)
-    np.testing.assert_allclose(jax.jit(jax.jacfwd(run))(2.0), slope, atol=1e-5)
-    if solver.__dict__.get("stepsize", 1) is not None:  # a line search is a while_loop
-        np.testing.assert_allclose(jax.jit(jax.jacrev(run))(2.0), slope, atol=1e-5)
+    solver = make(adjoint=idf.Unrolled(), maxiter=maxiter)
+    reversible = solver.__dict__.get("stepsize", 1) is not None  # a line search is a while_loop
+    return lambda t: solver.run(jnp.zeros(5), *args(t))[0], reversible
+
+
+@pytest.mark.parametrize("name", RIDGE)
+def test_unrolled_by_one_word(name):
+    run, reversible = unrolled(name, {"Newton": 4, "Anderson": 60}.get(name, 400))
+    derivative = jax.jacrev if reversible else jax.jacfwd
+    np.testing.assert_allclose(jax.jit(derivative(run))(2.0), jax.jacobian(ridge_solution)(2.0), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RIDGE)
+def test_unrolled_in_every_transformation(name):
+    """The derivative of a few iterations, far from the solution: that of their step sizes and momenta is in it."""
+    run, reversible = unrolled(name, 2 if name == "Newton" else 5)
+    loss = lambda t: jnp.sum(run(t) ** 3)
+    hessian = jax.hessian(loss) if reversible else jax.jacfwd(jax.jacfwd(loss))
+
+    @jax.jit
+    @jax.vmap
+    def everything(t):
+        x = run(t)
+        J = jax.jacfwd(run)(t)
+        return x, J, 3 * jnp.sum(x**2 * J), hessian(t)
+
+    t, h = jnp.array([0.5, 3.0]), 1e-4
+    _, J, _, H = everything(t)
+    (x0, _, g0, _), (x1, _, g1, _) = everything(t - h), everything(t + h)
+    np.testing.assert_allclose(J, (x1 - x0) / (2 * h), atol=1e-8 * np.max(np.abs(J)))
+    np.testing.assert_allclose(H, (g1 - g0) / (2 * h), rtol=1e-7)
+
+
+def test_unrolled_quasi_newton_steps():
+    """Forward only: optax divides by zero behind a `where`, so that reverse mode is NaN, as JAXopt's was."""
+    solver = solvers.optax_solver(ridge, optax.lbfgs(), adjoint=idf.Unrolled(), maxiter=5)
+    run = lambda t: solver.run(jnp.zeros(5), t)[0]
+    both = jax.jit(lambda t: (run(t), jax.jacfwd(run)(t)))
+    h = 1e-4
+    expected = (both(2 + h)[0] - both(2 - h)[0]) / (2 * h)
+    np.testing.assert_allclose(both(2.0)[1], expected, atol=1e-8 * np.max(np.abs(expected)))
+
+
+def test_the_linear_solver_is_the_one_asked_for():
+    """JAXopt's ProjectedGradient ignored it."""
+    calls = []
+
+    def direct(matvec, b):
+        calls.append(b.shape)
+        return jnp.linalg.solve(jax.vmap(matvec, out_axes=1)(jnp.eye(b.size)), b)
+
+    adjoint = idf.Implicit(linear_solver=direct)
+    solver = solvers.ProjectedGradient(least_squares, projection.simplex, **TIGHT, adjoint=adjoint)
+    other = solvers.ProjectedGradient(least_squares, projection.simplex, **TIGHT)
+    got, expected = (jax.jacobian(lambda s, r=r: r.run(jnp.ones(5) / 5, Y, s)[0])(1.0) for r in (solver, other))
+    np.testing.assert_allclose(got, expected, atol=1e-9)
+    assert (5,) in calls
 
 
 @pytest.mark.parametrize("adjoint", [idf.OneStep(), idf.Neumann(5), idf.Neumann(500)])

@@ -25,6 +25,8 @@ def ridge_solution(t):
 FREE = {
     "L-BFGS-B": solvers.scipy_minimize(ridge),
     "BFGS": solvers.scipy_minimize(ridge, "BFGS"),
+    "trust-exact": solvers.scipy_minimize(ridge, "trust-exact"),
+    "Nelder-Mead": solvers.scipy_minimize(ridge, "Nelder-Mead"),
     "root": solvers.scipy_root(jax.grad(ridge)),
     "least squares": solvers.scipy_least_squares(lambda x, t: jnp.append(X @ x - Y, jnp.sqrt(t) * x)),
 }
@@ -57,6 +59,8 @@ def test_in_a_box(kind):
         solver = solvers.scipy_least_squares(residuals, bounds=True)
     run = lambda y, low, high: solver.run(jnp.zeros(4), y, (low, high))[0]
     low, high = -0.1, jnp.array([0.05, 1.0, 1.0, 1.0])
+    outside = solver.run(jnp.full(4, 3.0), Y, (low, high))[0]
+    assert np.all((low <= outside) & (outside <= high))  # exactly; JAXopt's left the box
     exact = lambda y, low, high: scipy.optimize.lsq_linear(
         X, y, (np.full(4, low), np.asarray(high)), "bvls", tol=1e-15
     ).x  # fmt: skip
@@ -100,6 +104,30 @@ def test_a_nonlinear_program_with_its_multipliers():
             lambda a, b, *D, k=k: np.testing.assert_allclose(D[0], (b - a) / (2 * h), atol=1e-5),
             *ends, type(ends[0])(*(jax.tree.map(lambda leaf: leaf[k], part, is_leaf=lambda p: isinstance(p, tuple)) for part in J)),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["trust-constr", "COBYQA"])
+def test_other_methods_with_constraints(method):
+    solver = solvers.scipy_minimize(hs71()[0], method, eq=hs71()[1], ineq=hs71()[2])
+    start = jnp.array([1.0, 5.0, 5.0, 1.0])
+    (z, nu, _), state = solver.run(start, 1.0, 40.0, 25.0)
+    np.testing.assert_allclose(z, [1.0, 4.742999637, 3.821149984, 1.379408293], atol=1e-8)
+    assert state.converged
+    assert state.iteration > 0
+    slope = jax.grad(lambda s: hs71()[0](solver.run(start, 1.0, s, 25.0)[0].z, 1.0))(40.0)
+    np.testing.assert_allclose(slope, -nu[0], rtol=1e-6)
+
+
+def test_the_simplex_by_an_interior_method():
+    """Linear constraints: SciPy warns of their zero curvature unless it is told."""
+    f = lambda z, c: jnp.sum((z - c) ** 2)
+    solver = solvers.scipy_minimize(f, "trust-constr", eq=lambda z, s: jnp.sum(z)[None] - s, ineq=lambda z, _: -z)
+    c = jnp.array([0.5, -0.2, 0.9])
+    run = lambda c, s: solver.run(jnp.ones(3) / 3, c, s, None)[0].z
+    np.testing.assert_allclose(run(c, 1.0), [0.3, 0.0, 0.7], atol=1e-12)
+    J = jax.jacobian(run, argnums=(0, 1))(c, 1.0)
+    np.testing.assert_allclose(J[0], [[0.5, 0, -0.5], [0, 0, 0], [-0.5, 0, 0.5]], atol=1e-12)
+    np.testing.assert_allclose(J[1], [0.5, 0, 0.5], atol=1e-12)
 
 
 def test_constrained_under_jit_and_vmap():
