@@ -37,7 +37,7 @@ class LinearOptions(NamedTuple):
     positive_definite: bool = False
     preconditioner: Callable | None = None
     rtol: float | None = None
-    atol: float | None = None
+    atol: float | Array | None = None
     on_failure: OnFailure = "nan"
     # The products with symmetric W and M where A = I - M W.
     parts: tuple[Callable, Callable] | None = None

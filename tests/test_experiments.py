@@ -20,7 +20,9 @@ def test_ridge_jacobian(tmp_path):
     # The numbers of the paper's figure, from its formulas: |x - x*|, implicit, unrolled, bound after 10 steps.
     rows = np.genfromtxt(folder / "ridge.csv", delimiter=",", names=True)
     row = rows[list(rows["steps"]).index(10)]
-    np.testing.assert_allclose([row[k] for k in ("solution", "implicit", "unrolled", "bound")], [1.07, 4.93, 17.9, 9.85], rtol=5e-3)
+    np.testing.assert_allclose(
+        [row[k] for k in ("solution", "implicit", "unrolled", "bound")], [1.07, 4.93, 17.9, 9.85], rtol=5e-3
+    )
 
 
 @pytest.mark.parametrize("name", ["lasso", "planted: another F", "planted: not unique", "planted: on a kink"])

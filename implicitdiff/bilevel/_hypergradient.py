@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._adjoint import Implicit
 from .._linear import trial
 from ..certify._linearised import Linearised
+from ..optimality._condition import Condition
 
 # Relative residuals of the linear solves: for the step that tells the distance to the solution, and for the adjoint.
 STEP_RTOL = 1e-3
@@ -45,18 +46,14 @@ class Hypergradient(NamedTuple):
 
 
 def hypergradient(
-    outer: Callable, F: Callable, theta_of: Callable, adjoint: Implicit, eta: Array, x: PyTree, u: Array
+    outer: Callable, F: Condition, theta_of: Callable, adjoint: Implicit, eta: Array, x: PyTree, u: Array
 ) -> Hypergradient:
     """Evaluate at theta = theta_of(eta), x near the inner solution, u near the adjoint one: both are warm starts.
 
     One Newton step d = A^-1 F on x, then value and gradient at x - d. Those at x differ from them by about their own
     error, and what the step leaves of the residual is what it leaves of the error.
     """
-    condition = lambda x, eta: F(x, theta_of(eta))  # noqa: E731
-    for name in ("symmetric", "positive_definite"):
-        setattr(condition, name, getattr(F, name))
-    if F.parts is not None:
-        condition.parts = tuple(lambda x, eta, part=part: part(x, theta_of(eta)) for part in F.parts)
+    condition = F.after(lambda eta: (theta_of(eta),))
     here = Linearised.of(condition, x, (eta,), dataclasses.replace(adjoint, on_failure="ignore"))
     start, norm = here.position(), jnp.linalg.norm
 

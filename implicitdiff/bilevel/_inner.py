@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 from .._adjoint import Implicit
 from .._decorators import DifferentiableSolver, stop
 from .._root import as_root
-from ..optimality._condition import Condition
+from ..optimality._condition import Condition, name_of
 from ..solvers._iterative import IterativeSolver
 
 
@@ -20,7 +20,7 @@ class Solved(NamedTuple):
 
     x: PyTree
     iterations: Array
-    F: Callable
+    F: Condition
 
 
 class Inner:
@@ -34,8 +34,8 @@ class Inner:
         self.has_aux = False
         if isinstance(inner, IterativeSolver):
             self.solver: Any = dataclasses.replace(inner, adjoint=None, progress=False)
-            self.condition = None
-            given = inner.adjoint
+            self.condition: Any = None
+            given: Any = inner.adjoint
         elif isinstance(inner, DifferentiableSolver):
             self.solver, self.condition, given = inner.solver, inner.F, inner.adjoint
             self.has_init, self.has_aux = inner.has_init, inner.has_aux
@@ -56,7 +56,7 @@ class Inner:
         """Solve from x to an accuracy, where the solver lets itself be told one."""
         args = stop(self.args(theta))
         if isinstance(self.solver, IterativeSolver):
-            solver = dataclasses.replace(self.solver, tol=tol)
+            solver: Any = dataclasses.replace(self.solver, tol=tol)  # type: ignore[arg-type]
             x, state = stop(solver._loop(stop(x), *args))
             condition = solver.own_condition(state) if solver.condition is None else solver.condition
             return Solved(x, state.iteration, self.bound(as_root(condition)))
@@ -66,15 +66,10 @@ class Inner:
             x = x[0]
         return Solved(stop(x), jnp.int32(0), self.bound(self.condition))
 
-    def bound(self, F: Callable) -> Callable:
+    def bound(self, F: Callable) -> Condition:
         """F(x, theta) from F(x, *args), with what it knows of its Jacobian."""
-        parts = getattr(F, "parts", None)
-        of = lambda part: lambda x, theta: part(x, *self.args(theta))  # noqa: E731
-        return Condition(
-            of(F), getattr(F, "__qualname__", "F"), symmetric=getattr(F, "symmetric", None),
-            positive_definite=getattr(F, "positive_definite", None), is_root=True,
-            parts=None if parts is None else tuple(map(of, parts)),
-        )  # fmt: skip
+        known = {name: getattr(F, name, None) for name in ("symmetric", "positive_definite", "parts")}
+        return Condition(F, name_of(F), is_root=True, **known).after(self.args)
 
 
 def _has_parameter(function: Callable, name: str) -> bool:

@@ -28,7 +28,7 @@ class Optax:
         """One outer step."""
         updates, memory = self.transformation.update(state.gradient, state.memory, state.eta)
         new = self._at(
-            self.problem.project(optax.apply_updates(state.eta, updates)), state.x, state.adjoint, memory,
+            self.problem.project(jnp.asarray(optax.apply_updates(state.eta, updates))), state.x, state.adjoint, memory,
             state.iteration + 1,
         )  # fmt: skip
         bad = new.status == NOT_FINITE

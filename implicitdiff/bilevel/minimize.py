@@ -300,7 +300,8 @@ class _Host:
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.savez(file, rows=np.array(self.rows), **{f"leaf{i}": leaf for i, leaf in enumerate(leaves)})
+                named: dict[str, Any] = {f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
+                np.savez(file, rows=np.array(self.rows), **named)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, path)

@@ -85,7 +85,7 @@ class Krylov(lx.AbstractLinearSolver):
     """
 
     rtol: float | None = None
-    atol: float = 0.0
+    atol: float | Array = 0.0
     max_steps: int | None = None
 
     # A cycle that leaves more than this share of the residual has stagnated.

@@ -46,6 +46,22 @@ class Condition:
         """F(x, *args, **kwargs) or T(x, *args, **kwargs)."""
         return self.call(x, *args, **kwargs)
 
+    def after(self, args: Callable[[PyTree], tuple]) -> "Condition":
+        """The same of (x, theta), called with (x, *args(theta))."""
+
+        def bound(call: Callable) -> Callable:
+            return lambda x, theta: call(x, *args(theta))
+
+        parts = None if self.parts is None else (bound(self.parts[0]), bound(self.parts[1]))
+        return Condition(
+            bound(self.call),
+            self.__qualname__,
+            self.symmetric,
+            self.positive_definite,
+            parts=parts,
+            is_root=self.is_root,
+        )
+
     @classmethod
     def composed(cls, inner: Callable[..., PyTree], outer: Callable[..., PyTree], name: str) -> "Condition":
         """T(x, theta_f, theta_g) = outer(inner(x, theta_f), theta_g), both with symmetric Jacobians."""

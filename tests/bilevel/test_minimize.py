@@ -95,7 +95,9 @@ def test_published_problems(name):
     start = lambda share: jnp.full(() if scalar else (n,), low + share * (high - low))
     x0 = jnp.full(n, 1.0)
     grid = np.linspace(low, high, 2001)
-    values = jax.jit(jax.vmap(lambda t: upper(t if scalar else jnp.full(n, t), solve(x0, t if scalar else jnp.full(n, t)))))(grid)
+    values = jax.jit(
+        jax.vmap(lambda t: upper(t if scalar else jnp.full(n, t), solve(x0, t if scalar else jnp.full(n, t))))
+    )(grid)
     np.testing.assert_allclose(np.min(values), problem.best, rtol=1e-3)  # typed in right
     minima = [v for i, v in enumerate(values) if v <= min(values[max(i - 1, 0)], values[min(i + 1, 2000)])]
     run = jax.jit(lambda t: minimize(upper, (solve, condition), t, x0=x0, projection=lambda t: jnp.clip(t, low, high)))
@@ -169,7 +171,8 @@ def test_cross_validation_in_one_program():
     for i, part in enumerate(parts):
         rest = np.setdiff1d(np.arange(28), part)
         loss = lambda t, rest=rest, part=part: np.sum(
-            (X[part] @ np.linalg.solve(X[rest].T @ X[rest] + t * np.eye(N), X[rest].T @ Y[rest]) - Y[part]) ** 2)
+            (X[part] @ np.linalg.solve(X[rest].T @ X[rest] + t * np.eye(N), X[rest].T @ Y[rest]) - Y[part]) ** 2
+        )
         best = min(loss(t) for t in np.geomspace(1e-6, 1e6, 2001))
         np.testing.assert_allclose(together.loss[i], best, rtol=1e-4)
     assert together.history.loss.shape == (4, 31)
@@ -240,8 +243,8 @@ def test_wrong_use():
         minimize(validation, INNER, 1.0)
     with pytest.raises(ValueError, match="positive"):
         minimize(validation, INNER, -1.0, x0=jnp.zeros(N), log=True)
+    unrolled = idf.solvers.GradientDescent(ridge, adjoint=idf.Unrolled())
     with pytest.raises(TypeError, match="implicitly"):
-        unrolled = idf.solvers.GradientDescent(ridge, adjoint=idf.Unrolled())
         minimize(validation, unrolled, 1.0, x0=jnp.zeros(N))
     with pytest.raises(ValueError, match="outside of jit"):
         jax.jit(lambda t: minimize(validation, INNER, t, x0=jnp.zeros(N), progress=True).loss)(1.0)
