@@ -47,3 +47,6 @@ def test_readme_code_runs():
     # z = (1.5, 0.5, 0): the first is at its cap, what it gives up the two others share
     np.testing.assert_allclose(names["z"], [1.5, 0.5, 0.0], atol=1e-6)
     np.testing.assert_allclose(names["sensitivity"], [1.0, -0.5, -0.5], atol=1e-6)
+    np.testing.assert_allclose(names["estimate"].distance, 1e-3 * 5**0.5, rtol=1e-3)
+    assert names["found"].message.startswith("converged")
+    assert names["found"].history.loss[-1] < names["found"].history.loss[0]
