@@ -6,11 +6,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
+
+# Each round halves the logarithms of the sizes that rows and columns differ by.
+ROUNDS = 10
 
 
 def least_squares(matvec: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
     """The x of least norm among those with the smallest |A x - b|, by a factorisation or, where A is singular, its SVD.
+
+    Norms are those of a system in other units, R A C, where the largest entry of every row and column is about 1: in
+    the units given, a variable in millimetres and one in kilometres would be a matrix that looks singular.
 
     Args:
         matvec: x -> A x, A square.
@@ -22,19 +28,41 @@ def least_squares(matvec: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
     flat, unravel = ravel_pytree(b)
     A = jax.vmap(lambda e: ravel_pytree(matvec(unravel(e)))[0])(jnp.eye(flat.size, dtype=flat.dtype)).T
     eps = jnp.finfo(flat.dtype).eps
+    finite = jnp.all(jnp.isfinite(A))
+    rows, columns = equilibrate(A)
+    A, flat = rows[:, None] * A * columns, rows * flat
     factors, pivots = jax.scipy.linalg.lu_factor(A)
     diagonal = jnp.abs(jnp.diagonal(factors))
     regular = jnp.min(diagonal) > 1e3 * eps * jnp.max(diagonal)
     direct = jax.scipy.linalg.lu_solve((factors, pivots), flat)
 
     def by_svd(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        _, rows = state
-        U, sizes, Vt = jnp.linalg.svd(rows)
+        _, matrix = state
+        U, sizes, Vt = jnp.linalg.svd(matrix)
         kept = sizes > 1e4 * eps * sizes[0]
         x = Vt.T @ jnp.where(kept, (U.T @ flat) / jnp.where(kept, sizes, 1.0), 0.0)
-        return x, jnp.full_like(rows, jnp.nan)
+        return x, jnp.full_like(matrix, jnp.nan)
 
     # At most once: unlike lax.cond this does not decompose every matrix of a batch, if none is singular.
-    finite = jnp.all(jnp.isfinite(A))
     x, _ = lax.while_loop(lambda state: ~regular & finite & ~jnp.isnan(state[1][0, 0]), by_svd, (direct, A))
-    return unravel(jnp.where(finite, x, jnp.nan))
+    return unravel(jnp.where(finite, columns * x, jnp.nan))
+
+
+def equilibrate(A: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """Powers of two R and C such that the largest entry of each row and column of R A C is about 1 (Ruiz 2001).
+
+    Rows and columns take turns together, so that the transpose of A is scaled by C and R.
+    """
+
+    def halve(_: int, scales: tuple[Array, Array]) -> tuple[Array, Array]:
+        rows, columns = scales
+        sizes = jnp.abs(A) * rows[:, None] * columns
+
+        def root(size: Array) -> Array:
+            usable = (size > 0) & jnp.isfinite(size)
+            return jnp.exp2(-jnp.round(jnp.log2(jnp.where(usable, size, 1.0)) / 2))
+
+        return rows * root(jnp.max(sizes, 1)), columns * root(jnp.max(sizes, 0))
+
+    ones = jnp.ones(A.shape[0], A.dtype)
+    return lax.fori_loop(0, ROUNDS, halve, (ones, ones))

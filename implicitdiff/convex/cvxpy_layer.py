@@ -96,19 +96,23 @@ class CvxpyLayer:
         occurring = {parameter.id for parameter in problem.parameters()}
         self.parameters = []
         for parameter in parameters:
-            column = program.param_id_to_col.get(new_ids.get(parameter.id, parameter.id))
+            kept = new_ids.get(parameter.id, parameter.id)
+            column = program.param_id_to_col.get(kept)
             if column is None and parameter.id in occurring:
                 raise ValueError(f"CvxpyLayer: CVXPY's reduced problem has lost parameter {parameter.name()}.")
-            self.parameters.append((parameter.shape, column, _entries(parameter)))
+            entries = _entries(parameter, program.param_id_to_size.get(kept, parameter.size))
+            self.parameters.append((parameter.shape, column, entries))
         self.outputs: list[Callable[[Array, Array], Any]] = []
         for wanted in variables:
             if isinstance(wanted, cp.constraints.constraint.Constraint):
                 self.outputs.append(_dual_value(problem, wanted, chain, inverse_data, program.x.size, self.A_shape[0]))
                 continue
-            start = program.var_id_to_col.get(new_ids.get(wanted.id, wanted.id))
-            if start is None:
+            kept = new_ids.get(wanted.id, wanted.id)
+            if kept not in program.var_id_to_col:
                 raise ValueError(f"CvxpyLayer: {wanted.name()} is not among the variables of the reduced problem.")
-            self.outputs.append(partial(_value, start=start, shape=wanted.shape, entries=_entries(wanted)))
+            entries = _entries(wanted, program.id_to_var[kept].size)
+            start = program.var_id_to_col[kept]
+            self.outputs.append(partial(_value, start=start, shape=wanted.shape, entries=entries))
 
     def __call__(self, *values: Array, solver_args: dict[str, Any] | None = None, **settings: Any) -> tuple[Any, ...]:
         """Solve for values of the parameters.
@@ -160,23 +164,27 @@ class CvxpyLayer:
         return tuple(output(found.x, found.dual) for output in self.outputs)
 
 
-def _entries(leaf: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Where the numbers that CVXPY keeps of a variable or parameter lie in it, column by column, and their mirror."""
+def _entries(leaf: Any, kept: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the numbers that CVXPY keeps of a variable or parameter lie in it, column by column, and their mirror.
+
+    From version 1.9 on it keeps half of a symmetric parameter and the diagonal of a diagonal one, before that all.
+    """
     place = np.arange(leaf.size).reshape(leaf.shape, order="F")
     has = lambda *names: any(leaf.attributes.get(name) for name in names)  # noqa: E731
     if has("complex", "imag", "hermitian"):
         raise ValueError(f"CvxpyLayer: {leaf.name()} is complex.")
-    if has("symmetric", "PSD", "NSD"):
-        if place.ndim != 2:
-            raise ValueError(f"CvxpyLayer: {leaf.name()} is a stack of symmetric matrices.")
-        upper = np.triu_indices(len(place))
-        return place[upper], place.T[upper]
-    if has("diag"):
-        return np.diagonal(place), np.diagonal(place)
-    if has("sparsity"):
-        return place[tuple(leaf.sparse_idx)], place[tuple(leaf.sparse_idx)]
-    flat = place.ravel(order="F")
-    return flat, flat
+    at = mirror = place.ravel(order="F")
+    if kept != leaf.size and place.ndim == 2:
+        if has("symmetric", "PSD", "NSD"):
+            upper = np.triu_indices(len(place))
+            at, mirror = place[upper], place.T[upper]
+        elif has("diag"):
+            at = mirror = np.diagonal(place)
+        elif has("sparsity"):
+            at = mirror = place[tuple(leaf.sparse_idx)]
+    if at.size != kept:
+        raise ValueError(f"CvxpyLayer: of the {leaf.size} entries of {leaf.name()}, CVXPY keeps {kept}: unknown which.")
+    return at, mirror
 
 
 def _value(x: Array, _: Array, start: int, shape: tuple[int, ...], entries: tuple[np.ndarray, np.ndarray]) -> Array:

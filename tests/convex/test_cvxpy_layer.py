@@ -94,7 +94,7 @@ def test_examples(make):
     moved = lambda s: solved(*(value + s * t for value, t in zip(values, d, strict=True)))
     expected = (moved(-2 * h) - 8 * moved(-h) + 8 * moved(h) - moved(2 * h)) / (12 * h)
     primals, tangents = tuple(map(jnp.asarray, values)), tuple(map(jnp.asarray, d))
-    got = jax.jvp(lambda *values: layer(*values)[0], primals, tangents)[1]
+    got = jax.jit(lambda *ends: jax.jvp(solved, *ends)[1])(primals, tangents)
     scale = np.max(np.abs(expected))
     assert scale > 1e-3
     np.testing.assert_allclose(got, expected, atol=5e-4 * scale)
@@ -103,6 +103,71 @@ def test_examples(make):
     )
     dotted = sum(np.sum(g * t) for g, t in zip(pulled, d, strict=True))
     np.testing.assert_allclose(dotted, np.sum(2 * solved(*values) * expected), rtol=2e-3, atol=5e-4 * scale)
+
+
+def flat_constraints(random):
+    """Equations and inequalities in both directions, a scalar, vectors and a matrix; to be maximised."""
+    x, Z, p, U = cp.Variable(3), cp.Variable((2, 3)), cp.Parameter(3), cp.Parameter((2, 3))
+    constraints = [2 * x[0] + x[1] == 4, x >= p, Z <= U, Z.T >= U.T - 1, x[2] <= Z[0, 0], cp.sum(Z, 1) == 3]
+    goal = cp.sum_squares(x - [5, -1, 4]) + cp.sum_squares(Z - np.array([[2, 1, -5], [-5, 3, 1]]))
+    return cp.Problem(cp.Maximize(-goal), constraints), [p, U], [random.random(3), 1 + random.random((2, 3))]
+
+
+def quadratic_cones(random):
+    """Norms, second-order cones one by one and in columns; symmetric variables and parameters, matrix inequalities."""
+    t, x, S = cp.Variable(), cp.Variable(3), cp.Parameter((3, 3), symmetric=True)
+    X, Y, c = cp.Variable((3, 3), PSD=True), cp.Variable((2, 2), symmetric=True), cp.Parameter(3)
+    constraints = [
+        cp.norm(x) <= 1,
+        cp.SOC(t, x[:2] - 2),
+        cp.SOC(c, X),
+        X << 0.45 * np.eye(3),
+        Y >> S[:2, :2],
+        cp.PSD(Y - np.eye(2)),
+    ]
+    goal = cp.sum_squares(x - c) + t**2 + 2 * t + cp.sum_squares(X - S) + cp.sum_squares(Y)
+    S_value = random.standard_normal((3, 3))
+    return (
+        cp.Problem(cp.Minimize(goal), constraints),
+        [S, c],
+        [S_value + S_value.T + np.eye(3), 0.3 + 0.2 * random.random(3)],
+    )
+
+
+def curved_cones(random):
+    """Exponential cones and what is built on them, and a power cone."""
+    x, y, p = cp.Variable((2, 2)), cp.Variable(3), cp.Parameter((2, 2), pos=True)
+    constraints = [cp.ExpCone(x, 1 + 0 * x, p), cp.log(y[0]) >= p[0, 0], cp.PowCone3D(y[1], y[2], 3 * p[1, 1], 0.3)]
+    goal = cp.sum_squares(x - 2) + cp.sum_squares(y)
+    return cp.Problem(cp.Minimize(goal), constraints), [p], [1 + random.random((2, 2))]
+
+
+@pytest.mark.parametrize("make", [flat_constraints, quadratic_cones, curved_cones])
+def test_dual_values(make):
+    random = np.random.default_rng(2)
+    problem, parameters, values = make(random)
+    outputs = [*problem.variables(), *problem.constraints]
+    layer = CvxpyLayer(problem, parameters=parameters, variables=outputs)
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.value = value
+    problem.solve("CLARABEL", tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
+    solved = jax.jit(layer)
+    found = solved(*values)
+    for got, output in zip(found, outputs, strict=True):
+        expected = output.value if isinstance(output, cp.Variable) else output.dual_value
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            assert a.shape == np.shape(b)
+            np.testing.assert_allclose(a, b, atol=5e-6)
+        assert max(np.max(np.abs(a)) for a in jax.tree.leaves(got)) > 1e-2  # an active constraint
+
+    d = [random.standard_normal(np.shape(value)) for value in values]
+    if make is quadratic_cones:
+        d[0] = d[0] + d[0].T
+    h = 5e-3
+    ends = [solved(*(value + k * h * t for value, t in zip(values, d, strict=True))) for k in (-2, -1, 1, 2)]
+    expected = jax.tree.map(lambda a, b, c, d: (a - 8 * b + 8 * c - d) / (12 * h), *ends)
+    got = jax.jit(lambda *ends: jax.jvp(solved, *ends)[1])(tuple(map(jnp.asarray, values)), tuple(map(jnp.asarray, d)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), got, expected)
 
 
 def test_batches_by_leading_axis_and_by_vmap():
@@ -116,6 +181,57 @@ def test_batches_by_leading_axis_and_by_vmap():
     np.testing.assert_allclose(jax.vmap(lambda b: layer(values[0], b)[0])(bs), x, atol=1e-10)
 
 
+def test_attributes():
+    """CVXPY replaces what has attributes by smaller variables and parameters."""
+    random = np.random.default_rng(0)
+    M = random.standard_normal((3, 3))
+    kinds = [
+        ("PSD", M @ M.T),
+        ("NSD", -M @ M.T),
+        ("symmetric", M + M.T),
+        ("diag", np.diag([1.0, 2.0, 3.0])),
+        ("nonpos", -(M**2)),
+    ]
+    x, ys = cp.Variable(3, nonneg=True), [cp.Variable((3, 3), **{name: True}) for name, _ in kinds]
+    parameters = [cp.Parameter((3, 3), **{name: True}) for name, _ in kinds]
+    c = cp.Parameter(3)
+    goal = cp.sum_squares(x - c) + sum(
+        cp.sum_squares(y - p - np.diag([1.0, -1.0, 1.0])) for y, p in zip(ys, parameters, strict=True)
+    )
+    values = [*(value for _, value in kinds), random.standard_normal(3)]
+    layer = CvxpyLayer(cp.Problem(cp.Minimize(goal)), [*parameters, c], [*ys, x])
+    found = jax.jit(layer)(*values)
+    shifted = [value + np.diag([1.0, -1.0, 1.0]) for value in values[:-1]]
+    eigen, Q = zip(*(np.linalg.eigh(part) for part in shifted[:2]), strict=True)
+    psd, nsd = ((Q[i] * clip(eigen[i], 0)) @ Q[i].T for i, clip in enumerate((np.maximum, np.minimum)))
+    expected = [psd, nsd, shifted[2], shifted[3], np.minimum(shifted[4], 0), np.maximum(values[-1], 0)]
+    for got, projected in zip(found, expected, strict=True):
+        np.testing.assert_allclose(got, projected, atol=1e-5)
+    # Of a symmetric parameter the symmetric part counts, of a diagonal one the diagonal.
+    W = random.standard_normal((3, 3))
+    inner = lambda *values: sum(jnp.vdot(W, y) for y in layer(*values)[2:4])
+    gradients = jax.jit(jax.grad(inner, argnums=(2, 3)))(*values)
+    np.testing.assert_allclose(gradients[0], (W + W.T) / 2, atol=1e-6)
+    np.testing.assert_allclose(gradients[1], np.diag(np.diag(W)), atol=1e-6)
+
+
+def test_solver_args_as_in_cvxpylayers():
+    random = np.random.default_rng(0)
+    problem, parameters, variables, values = lqr(random)
+    layer = CvxpyLayer(problem, parameters=parameters, variables=variables, solver_args={"eps": 1e-2})
+    exact = layer(*values, solver_args={"eps": 1e-12})[0]
+    rough = layer(*values, solver_args={"max_iter": 1}, raise_on_failure=False)[0]
+    assert np.isnan(rough).all()  # Clarabel stopped after an iteration: the settings reach it
+    np.testing.assert_allclose(layer(*values, tol_feas=1e-12)[0], exact, atol=0.1)
+    with pytest.raises(ValueError, match="how to differentiate"):
+        layer(*values, solver_args={"mode": "lsqr"})
+    with pytest.raises(ValueError, match="eps"):
+        layer(*values, solver_args={"solve_method": "piqp", "eps": 1e-3})
+    pytest.importorskip("scs")
+    by_scs = layer(*values, solver_args={"solve_method": "SCS", "eps": 1e-9, "max_iters": 5000})[0]
+    np.testing.assert_allclose(by_scs, exact, atol=1e-6)
+
+
 def test_wrong_use():
     x, a, b = cp.Variable(2), cp.Parameter(), cp.Parameter()
     with pytest.raises(ValueError, match="DPP"):
@@ -123,8 +239,10 @@ def test_wrong_use():
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - a) + b * cp.sum(x)))
     with pytest.raises(ValueError, match="not in the list"):
         CvxpyLayer(problem, [a], [x])
-    with pytest.raises(ValueError, match="attributes"):
+    with pytest.raises(ValueError, match="not among the variables"):
         CvxpyLayer(problem, [a, b], [cp.Variable(3)])
+    with pytest.raises(ValueError, match="not a constraint of the problem"):
+        CvxpyLayer(problem, [a, b], [x >= 0])
     layer = CvxpyLayer(problem, [a, b], [x])
     with pytest.raises(ValueError, match="2 values"):
         layer(1.0)
