@@ -11,6 +11,7 @@ from ._results import Results
 EXPERIMENTS = {
     "ridge_jacobian": "errors of Jacobians against the error of the solution (Figure 3 of the paper)",
     "guarantees": "estimates, bounds and verdicts on random problems against the truth",
+    "hyper_cleaning": "wrong training labels found by one weight an example, digits",
 }
 
 

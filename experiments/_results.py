@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 Status = Literal["reproduced", "partly", "not reproduced"]
-PACKAGES = ("implicitdiff", "jax", "jaxlib", "lineax", "numpy", "optax", "scikit-learn", "scipy")
+PACKAGES = ("implicitdiff", "jax", "jaxlib", "lineax", "mlxtend", "numpy", "optax", "scikit-learn", "scipy")
 COLOURS = dict(implicit="#1f77b4", unrolled="#d62728", bound="#555555", estimate="#2ca02c", polished="#9467bd")
 
 

@@ -4,3 +4,4 @@ from ._history import History as History
 from .minimize import Checkpoint as Checkpoint
 from .minimize import Result as Result
 from .minimize import minimize as minimize
+from .stochastic import minimize_stochastic as minimize_stochastic

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ._hypergradient import Hypergradient
-from ._state import CONVERGED, NOT_FINITE, RUNNING, STALLED, Problem, State, fault
+from ._state import CONVERGED, NOT_FINITE, RUNNING, STALLED, Problem, State, fault, unknown
 
 PAIRS = 10
 ARMIJO = 1e-4
@@ -63,20 +63,9 @@ class Adaptive:
         self.problem, self.floor = problem, floor
 
     def init(self, eta: Array, x: PyTree, adjoint: Array) -> State:
-        """Value and gradient at the start."""
-        eta = self.problem.project(eta)
-        zero = jnp.zeros((PAIRS, eta.size), eta.dtype)
-        tolerance = jnp.asarray(max(FIRST_TOLERANCE, self.floor), eta.dtype)
-        search = self._until_known(eta, x, adjoint, tolerance)
-        found = search.found
-        norm = self.problem.stationarity(eta, found.gradient)
-        status = jnp.where(fault(found) == 0, RUNNING, NOT_FINITE)
-        status = jnp.where((status == RUNNING) & self._converged(norm, found), CONVERGED, status)
-        return State(
-            eta, found.x, found.adjoint, search.tolerance, found.loss, found.loss_error, found.gradient, norm,
-            found.gradient_error, Memory(zero, zero), jnp.int32(0), search.inner, search.linear, search.trials,
-            search.rejected, search.cause, status.astype(jnp.int32),
-        )  # fmt: skip
+        """Before the first step, which only evaluates the start: one program to compile, not two."""
+        memory = Memory(*jnp.zeros((2, PAIRS, eta.size), eta.dtype))
+        return unknown(self.problem.project(eta), x, adjoint, max(FIRST_TOLERANCE, self.floor), memory)
 
     def _converged(self, norm: Array, found: Hypergradient) -> Array:
         return (norm <= self.problem.tol) & (
@@ -103,6 +92,7 @@ class Adaptive:
         # Without a memory the direction was the gradient: there is nothing else to try.
         status = jnp.where(accepted & self._converged(norm, found), CONVERGED, RUNNING)
         status = jnp.where(~accepted & ~has_memory, STALLED, status)
+        status = jnp.where(~accepted & (state.iteration < 0), NOT_FINITE, status)
         quiet = found.gradient_error <= 0.03 * jnp.linalg.norm(gradient)
         tolerance = jnp.where(accepted & quiet, LOOSEN, 1.0) * search.tolerance
         return State(
@@ -134,10 +124,11 @@ class Adaptive:
 
     def _search(self, state: State, direction: Array, slope: Array) -> _Search:
         """Shorten the step, or solve the inner problem more precisely, until the loss surely falls."""
-        unknown = Hypergradient(
+        before = Hypergradient(
             state.loss, state.loss_error, state.gradient, state.gradient_error, state.x, state.adjoint,
             state.gradient_norm, jnp.int32(0), jnp.array(False),
         )  # fmt: skip
+        start = state.iteration < 0
 
         def unfinished(s: _Search) -> Array:
             return ~s.accepted & ~s.stalled & (s.trials < TRIALS)
@@ -153,7 +144,7 @@ class Adaptive:
 
             promised = -s.step * slope
             error = found.loss_error + base_error
-            known = (error <= LOSS_SHARE * promised) & self._gradient_known(found)
+            known = (start | (error <= LOSS_SHARE * promised)) & self._gradient_known(found)
             falls = found.loss <= base - ARMIJO * promised
             tightest = s.tolerance <= self.floor
             # What cannot be known better is taken if it falls, errors and all.
@@ -175,35 +166,15 @@ class Adaptive:
             )  # fmt: skip
 
         zero, no = jnp.int32(0), jnp.array(False)
-        start = _Search(
-            unknown, state.eta, jnp.ones((), state.eta.dtype), state.tolerance, zero, zero, zero, zero, zero, no, no,
+        search = _Search(
+            before, state.eta, jnp.ones((), state.eta.dtype), state.tolerance, zero, zero, zero, zero, zero, no, no,
             state.loss, state.loss_error, no,
         )  # fmt: skip
-        return lax.while_loop(unfinished, attempt, start)
+        return lax.while_loop(unfinished, attempt, search)
 
     def _gradient_known(self, found: Hypergradient) -> Array:
         enough = GRADIENT_SHARE * jnp.linalg.norm(found.gradient)
         return found.gradient_error <= jnp.maximum(enough, self.problem.tol)
-
-    def _until_known(self, eta: Array, x: PyTree, adjoint: Array, tolerance: Array) -> _Search:
-        """Solve the inner problem at eta more and more precisely until the gradient is known."""
-
-        def attempt(x: PyTree, adjoint: Array, tolerance: Array, s: _Search | None) -> _Search:
-            found, inner = self.problem.evaluate(eta, x, adjoint, tolerance)
-            zero: Int[Array, ""] = jnp.int32(0)
-            trials, spent, linear, rejected = (zero,) * 4 if s is None else (s.trials, s.inner, s.linear, s.rejected)
-            cause = fault(found)
-            accepted = (cause == 0) & self._gradient_known(found)
-            return _Search(
-                found, eta, jnp.ones((), eta.dtype), tolerance, trials + 1, spent + inner,
-                linear + found.linear_iterations, rejected + (cause > 0), cause, accepted, tolerance <= self.floor,
-                found.loss, found.loss_error, jnp.array(False),
-            )  # fmt: skip
-
-        def again(s: _Search) -> _Search:
-            return attempt(s.found.x, s.found.adjoint, jnp.maximum(TIGHTEN * s.tolerance, self.floor), s)
-
-        return lax.while_loop(lambda s: ~s.accepted & ~s.stalled, again, attempt(x, adjoint, tolerance, None))
 
 
 def _two_loops(g: Array, S: Array, Y: Array, scale: Array) -> Array:

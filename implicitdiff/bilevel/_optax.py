@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ._state import CONVERGED, NOT_FINITE, RUNNING, Problem, State, fault
+from ._state import CONVERGED, NOT_FINITE, RUNNING, Problem, State, fault, unknown
 
 # Steps of a transformation are no descent: all inner solves get this tolerance.
 TOLERANCE = 1e-4
@@ -20,18 +20,20 @@ class Optax:
         self.tolerance = max(TOLERANCE, floor)
 
     def init(self, eta: Array, x: PyTree, adjoint: Array) -> State:
-        """Value and gradient at the start."""
+        """Before the first step, which only evaluates the start."""
         eta = self.problem.project(eta)
-        return self._at(eta, x, adjoint, self.transformation.init(eta), jnp.int32(0))
+        return unknown(eta, x, adjoint, self.tolerance, self.transformation.init(eta))
 
     def step(self, state: State) -> State:
         """One outer step."""
+        start = state.iteration < 0
         updates, memory = self.transformation.update(state.gradient, state.memory, state.eta)
+        eta = self.problem.project(jnp.asarray(optax.apply_updates(state.eta, updates)))
+        memory = jax.tree.map(lambda old, new: jnp.where(start, old, new), state.memory, memory)
         new = self._at(
-            self.problem.project(jnp.asarray(optax.apply_updates(state.eta, updates))), state.x, state.adjoint, memory,
-            state.iteration + 1,
+            jnp.where(start, state.eta, eta), state.x, state.adjoint, memory, state.iteration + 1,
         )  # fmt: skip
-        bad = new.status == NOT_FINITE
+        bad = (new.status == NOT_FINITE) & ~start
         # Where it led is no place to be: back, with the transformation's memory as it was but a smaller gradient.
         kept = state._replace(
             gradient=state.gradient / 2, iteration=state.iteration + 1, rejected=jnp.int32(1), cause=new.cause,

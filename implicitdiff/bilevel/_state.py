@@ -19,7 +19,7 @@ MEANING = {
     OUT_OF_STEPS: "max_steps reached",
     OUT_OF_TIME: "time_limit reached",
     INTERRUPTED: "interrupted",
-    NOT_FINITE: "the loss or the hyper-gradient is not finite at the start",
+    NOT_FINITE: "the loss or the hyper-gradient is not finite",
 }
 
 
@@ -100,6 +100,15 @@ class Problem:
         solved = self.inner.solve(x, self.theta_of(eta), tolerance)
         found = hypergradient(self.outer, solved.F, self.theta_of, self.inner.adjoint, eta, solved.x, adjoint)
         return found, solved.iterations
+
+
+def unknown(eta: Array, x: PyTree, adjoint: Array, tolerance: float, memory: Any) -> State:
+    """The state before anything was evaluated: the loss is inf, the iteration -1."""
+    zero, none = jnp.zeros((), eta.dtype), jnp.int32(0)
+    return State(
+        eta, x, adjoint, zero + tolerance, zero + jnp.inf, zero, jnp.zeros_like(eta), zero, zero, memory,
+        jnp.int32(-1), none, none, none, none, none, jnp.int32(RUNNING),
+    )  # fmt: skip
 
 
 CAUSES = (

@@ -195,7 +195,7 @@ def _better(best: State, new: State) -> State:
 def _traced(method: Any, eta: Array, x0: PyTree, adjoint: Array, max_steps: int) -> tuple[State, tuple, Array]:
     """The run as one loop; a batch goes on until its last element has ended."""
     first = method.init(eta, x0, adjoint)
-    columns = {name: jnp.full(max_steps + 1, jnp.nan, eta.dtype).at[0].set(getattr(first, name)) for name in RECORDED}
+    columns = {name: jnp.full(max_steps + 1, jnp.nan, eta.dtype) for name in RECORDED}
 
     def body(carry):
         state, best, columns = carry
@@ -216,7 +216,7 @@ class _Host:
 
     def __init__(self, problem: Problem, method: Any, max_steps: int, time_limit, callback, progress, checkpoint):
         self.problem, self.max_steps, self.time_limit, self.callback = problem, max_steps, time_limit, callback
-        self.init, self.step = jax.jit(method.init), jax.jit(method.step)
+        self.init, self.step = method.init, jax.jit(method.step)
         self.progress = sys.stderr.isatty() if progress is None else progress
         is_path = isinstance(checkpoint, str | os.PathLike)
         self.checkpoint = Checkpoint(checkpoint) if is_path else checkpoint
@@ -229,7 +229,7 @@ class _Host:
         try:
             loaded = self._load(eta, x0, adjoint)
             if loaded is None:
-                state = best = self.init(eta, x0, adjoint)
+                state = best = self.step(self.init(eta, x0, adjoint))
                 self._record(state, time.perf_counter() - begin)
             else:
                 state, best = loaded
@@ -313,7 +313,7 @@ class _Host:
     def _load(self, eta: Array, x0: PyTree, adjoint: Array) -> tuple[State, State] | None:
         if self.checkpoint is None or not Path(self.checkpoint.path).exists():
             return None
-        like = jax.eval_shape(self.init, eta, x0, adjoint)
+        like = jax.eval_shape(lambda: self.init(eta, x0, adjoint))
         shapes, tree = jax.tree.flatten((like, like))
         with np.load(self.checkpoint.path) as file:
             leaves = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]

@@ -1,0 +1,416 @@
+"""Bilevel optimisation by minibatches: x, the adjoint solution and theta move at once, and no problem is ever solved.
+
+Source: Dagreou, Ablin, Vaiter, Moreau, "A framework for bilevel optimization that enables stochastic and global
+variance reduction algorithms", NeurIPS 2022; Defazio, Bach, Lacoste-Julien, "SAGA", 2014.
+"""
+
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PyTree, Scalar
+
+from ..optimality import stationary
+from ..solvers._iterative import floating
+from ._history import History
+from ._hypergradient import Hypergradient
+from ._inner import Inner
+from ._state import CAUSES, CONVERGED, INTERRUPTED, NOT_FINITE, OUT_OF_STEPS, OUT_OF_TIME, RUNNING, Problem, fault
+from .minimize import Result, strong
+
+Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
+# Power iterations for the constants behind the default steps, and how many batches are asked.
+POWER, ASKED = 10, 8
+# Newton steps before the hyper-gradient is differenced, how often, and the relative length of these differences.
+NEWTON, DIFFERENCES, DIFFERENCE = 5, 5, 1e-3
+# SOBA's steps fall as these powers of the epoch: its theory, and its authors' experiments.
+INNER_DECAY, OUTER_DECAY = 0.4, 0.6
+
+
+class Directions(NamedTuple):
+    """Of one batch, or the mean over batches, or one for each: what x, v and theta move along.
+
+    Attributes:
+        x: grad_x inner, from an inner batch.
+        hessian: hess_xx inner v, likewise.
+        cross: d/deta of grad_x inner' v, likewise.
+        outer_x: grad_x outer, from an outer batch.
+        outer_eta: grad_eta outer, likewise.
+    """
+
+    x: Array
+    hessian: Array
+    cross: Array
+    outer_x: Array
+    outer_eta: Array
+
+
+class Iterate(NamedTuple):
+    """What a step changes; all flat, memory None for SOBA."""
+
+    x: Float[Array, " n"]
+    v: Float[Array, " n"]
+    eta: Float[Array, " p"]
+    step: Int[Array, ""]
+    memory: Directions | None
+    mean: Directions | None
+
+
+def minimize_stochastic(
+    outer: Callable[[PyTree, PyTree, PyTree], Scalar],
+    inner: Callable[[PyTree, PyTree, PyTree], Scalar],
+    theta: PyTree,
+    *,
+    x0: PyTree,
+    outer_data: PyTree,
+    inner_data: PyTree,
+    batch_size: int,
+    method: Literal["saba", "soba"] = "saba",
+    inner_step: float | Schedule | None = None,
+    outer_step: float | Schedule | None = None,
+    max_steps: int = 10_000,
+    tol: float = 1e-5,
+    time_limit: float | None = None,
+    seed: int = 0,
+    projection: Callable[[PyTree], PyTree] | None = None,
+    log: bool | PyTree = False,
+    progress: bool | None = None,
+    callback: Callable[[int, PyTree, PyTree, float], Any] | None = None,
+) -> Result:
+    """Minimise outer(theta, x*(theta)), x*(theta) = argmin_x inner(x, theta), both means over samples, by minibatches.
+
+    With v near v* = -hess_xx inner^-1 grad_x outer, each step draws one batch of each data set and moves
+
+        x     by -inner_step * grad_x inner
+        v     by -inner_step * (hess_xx inner v + grad_x outer)
+        theta by -outer_step * (grad_theta outer + (d/dtheta grad_x inner)' v)
+
+    SOBA takes these of the batches as they are; its steps must fall, else it ends in a ball of noise. SABA remembers
+    the directions of each batch and takes new - remembered + mean of the remembered: with constant steps it converges
+    to a stationary point. Its memory is (inner batches) (2 n + p) + (outer batches) (n + p) numbers.
+
+    Once an epoch (as many steps as there are batches of the larger data set; compiled, one `scan`) loss and
+    hyper-gradient on all data are computed after one Newton step on x, as `minimize` does.
+
+    Args:
+        outer: `outer(theta, x, batch)` to a real scalar, a mean over the samples of the batch.
+        inner: `inner(x, theta, batch)` likewise, strongly convex in x; what does not depend on samples, as a ridge
+            penalty, is part of each mean.
+        theta: where to start: a pytree of floating-point arrays.
+        x0: where x starts.
+        outer_data: a pytree of arrays with one sample a row; outer's batches have batch_size rows of each.
+        inner_data: likewise for inner. Where theta has a weight for each sample, the number of the sample is data too.
+        batch_size: rows of a batch; divides both numbers of samples. Batches are drawn once, then stay.
+        method: "saba" or "soba".
+        inner_step: the step of x and v; a function of the number of the step is taken as it is, a number is constant
+            for SABA and falls as (1 + epochs)^-2/5 for SOBA. None: 1 / (3 L) with L the largest eigenvalue of
+            hess_xx inner on single batches at the start, by power iterations on up to 8 of them.
+        outer_step: of theta, in its logarithm where log; for SOBA falls as (1 + epochs)^-3/5. None: inner_step mu /
+            (2 M), where mu is the smallest eigenvalue of hess_xx inner on all data and M the largest one of the
+            Hessian of the outer problem by differences of hyper-gradients, both at the start: theta then moves more
+            slowly than x and v follow. Both are estimates of constants that may be others elsewhere: where the loss
+            rises or is not finite, take smaller steps; on ill-conditioned problems larger ones may do and are faster.
+        max_steps: steps, rounded up to whole epochs.
+        tol: end when the norm of the hyper-gradient on all data (of the projected step under a projection) is at most
+            that.
+        time_limit: seconds after which no new epoch begins.
+        seed: of the batches; the same seed gives the same run.
+        projection: `projection(theta)`, onto the set of allowed theta.
+        log: True searches over the logarithm of theta, which must be positive; or a pytree of booleans like theta.
+        progress: whether to show a bar; None shows one in a terminal.
+        callback: `callback(epoch, theta, x, loss)` after each epoch; returning True ends the run.
+
+    Returns:
+        A `Result`: theta and x (after a Newton step) of the epoch whose loss was smallest; its history has one entry an
+        epoch, in which `evaluations` and `inner_iterations` are steps and `tolerance` is NaN.
+
+    Raises:
+        ValueError: rows that differ in number, batches that do not divide them, inner or outer that are no means over
+            samples, a theta that does not suit log, a start from which no step can be estimated.
+
+    Warns:
+        RuntimeWarning: the run left the finite numbers, and ended there.
+
+    Source: Dagreou et al., NeurIPS 2022, algorithms SOBA and SABA.
+
+    Example:
+        >>> import jax.numpy as jnp, implicitdiff as idf
+        >>> rows = jnp.arange(8.0)  # x* = 3.5 theta / 4.5
+        >>> found = idf.bilevel.minimize_stochastic(
+        ...     lambda t, x, batch: jnp.mean((x - batch) ** 2),
+        ...     lambda x, t, batch: jnp.mean(batch) * (x - t) ** 2 + x**2,
+        ...     0.0, x0=0.0, outer_data=rows, inner_data=rows, batch_size=2, max_steps=4000)
+        >>> print(found.theta.round(3), found.x.round(3))
+        4.5 3.5
+    """
+    if method not in ("soba", "saba"):
+        raise ValueError(f'method must be "soba" or "saba"; found {method!r}.')
+    theta, x0 = strong(floating(theta)), strong(floating(x0))
+    _check_log(theta, log)
+    random = np.random.default_rng(seed)
+    data = tuple(_batches(name, given, batch_size, random) for name, given in
+                 (("outer_data", outer_data), ("inner_data", inner_data)))  # fmt: skip
+    run = _Stochastic(outer, inner, theta, x0, projection, log, tol, method == "saba")
+    run.check_means(data)
+    counts = [jax.tree.leaves(part)[0].shape[0] for part in data]
+    length = max(counts)
+    epoch = jax.jit(run.epoch, static_argnums=3)
+    look = jax.jit(run.look)
+
+    problem = run.problem(data)
+    eta = problem.project(problem.eta_of(theta))
+    flat, _ = ravel_pytree(x0)
+    iterate = Iterate(flat, jnp.zeros_like(flat), eta, jnp.int32(0), None, None)
+    run.schedules = run.steps(iterate, data, look, inner_step, outer_step, length)
+    if method == "saba":
+        iterate = jax.jit(run.remember)(iterate, data)
+    bar = _bar(progress, max_steps)
+    begin, key = time.perf_counter(), jax.random.key(seed)
+    rows: list[tuple] = []
+    best: tuple | None = None
+    status, done = RUNNING, 0
+    try:
+        while True:
+            at, found, norm, cause = look(iterate._replace(memory=None, mean=None), data)
+            steps = length if rows else 0
+            rows.append((float(found.loss), float(norm), float(found.gradient_error), steps,
+                         int(found.linear_iterations), steps, np.nan, time.perf_counter() - begin))  # fmt: skip
+            if best is None or rows[-1][0] < best[0]:
+                best = rows[-1][0], at, found.x, found.loss
+            if cause:
+                warnings.warn(
+                    f"bilevel.minimize_stochastic, epoch {len(rows) - 1}: {CAUSES[int(cause)]}; take smaller steps.",
+                    RuntimeWarning, stacklevel=2,
+                )  # fmt: skip
+                status = NOT_FINITE
+            elif norm <= tol:
+                status = CONVERGED
+            elif rows[1:] and callback is not None and callback(len(rows) - 1, at, found.x, rows[-1][0]):
+                status = INTERRUPTED
+            elif done >= max_steps:
+                status = OUT_OF_STEPS
+            elif time_limit is not None and rows[-1][-1] > time_limit:
+                status = OUT_OF_TIME
+            if status != RUNNING:
+                break
+            iterate = epoch(iterate, data, jax.random.fold_in(key, len(rows)), length)
+            done += length
+            if bar is not None:
+                bar.set_postfix_str(f"loss {rows[-1][0]:.6g}, gradient {rows[-1][1]:.1e}", refresh=False)
+                bar.update(length)
+    except KeyboardInterrupt:
+        if best is None:
+            raise
+        status = INTERRUPTED
+    finally:
+        if bar is not None:
+            bar.close()
+    columns = (np.array(column) for column in zip(*rows, strict=True))
+    return Result(best[1], best[2], best[3], History(*columns), jnp.int32(status))
+
+
+class _Stochastic:
+    """The steps as pure functions; data are (outer, inner), each with leading axes (batches, rows)."""
+
+    schedules: tuple[Schedule, Schedule]
+
+    def __init__(self, outer, inner, theta, x0, projection, log, tol, remembers):
+        self.outer, self.inner, self.theta, self.remembers = outer, inner, theta, remembers
+        self.options = projection, log, tol
+        self.flat, self.unravel = ravel_pytree(x0)
+
+    def problem(self, data: tuple) -> Problem:
+        """On all data; its inner solver leaves x where it is, so that only the Newton step moves it."""
+        every = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data)
+        condition = stationary(lambda x, t: self.inner(x, t, every[1]), positive_definite=True)
+        return Problem(
+            lambda t, x: self.outer(t, x, every[0]), Inner((lambda x, t: x, condition), None), self.theta, *self.options
+        )
+
+    def look(self, iterate: Iterate, data: tuple) -> tuple[PyTree, Hypergradient, Array, Array]:
+        """Theta, loss and hyper-gradient on all data, the norm that is to become small, and what is not finite."""
+        problem = self.problem(data)
+        found, _ = problem.evaluate(iterate.eta, self.unravel(iterate.x), -iterate.v, jnp.float32(0))
+        theta = problem.theta_of(iterate.eta)
+        return theta, found, problem.stationarity(iterate.eta, found.gradient), fault(found)
+
+    def inner_directions(self, x: Array, v: Array, eta: Array, batch: PyTree, theta_of: Callable) -> tuple:
+        """grad_x, and the products with v of its derivatives in x and eta: one reverse pass, by symmetry."""
+        gradient = lambda x, eta: jax.grad(lambda x: self.inner(self.unravel(x), theta_of(eta), batch))(x)  # noqa: E731
+        value, pull = jax.vjp(gradient, x, eta)
+        return value, *pull(v)
+
+    def outer_directions(self, x: Array, eta: Array, batch: PyTree, theta_of: Callable) -> tuple:
+        """grad_x and grad_eta."""
+        return jax.grad(lambda x, eta: self.outer(theta_of(eta), self.unravel(x), batch), argnums=(0, 1))(x, eta)
+
+    def remember(self, iterate: Iterate, data: tuple) -> Iterate:
+        """With the memory of a pass over all batches from where it starts."""
+        theta_of, (x, v, eta) = self.problem(data).theta_of, iterate[:3]
+        memory = Directions(
+            *lax.map(lambda batch: self.inner_directions(x, v, eta, batch, theta_of), data[1]),
+            *lax.map(lambda batch: self.outer_directions(x, eta, batch, theta_of), data[0]),
+        )
+        return iterate._replace(memory=memory, mean=jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), memory))
+
+    def epoch(self, iterate: Iterate, data: tuple, key: Array, length: int) -> Iterate:
+        """`length` steps, each with a batch of either data drawn at random."""
+        problem = self.problem(data)
+        counts = [jax.tree.leaves(part)[0].shape[0] for part in data]
+        draws = [jax.random.randint(k, (length,), 0, n) for k, n in zip(jax.random.split(key), counts, strict=True)]
+
+        def step(now: Iterate, draw: tuple) -> tuple[Iterate, None]:
+            j, i = draw
+            of_outer, of_inner = (
+                jax.tree.map(lambda leaf, k=k: leaf[k], part) for part, k in zip(data, draw, strict=True)
+            )
+            d = Directions(
+                *self.inner_directions(now.x, now.v, now.eta, of_inner, problem.theta_of),
+                *self.outer_directions(now.x, now.eta, of_outer, problem.theta_of),
+            )
+            memory, mean = now.memory, now.mean
+            if memory is not None and mean is not None:
+                at, number = Directions(i, i, i, j, j), Directions(*[counts[1]] * 3, *[counts[0]] * 2)
+                change = jax.tree.map(lambda new, old, k: new - old[k], d, memory, at)
+                memory = jax.tree.map(lambda old, new, k: old.at[k].set(new), memory, d, at)
+                d = jax.tree.map(jnp.add, change, mean)
+                mean = jax.tree.map(lambda m, c, n: m + c / n, mean, change, number)
+            rho, gamma = (schedule(now.step) for schedule in self.schedules)
+            moved = Iterate(
+                now.x - rho * d.x, now.v - rho * (d.hessian + d.outer_x),
+                problem.project(now.eta - gamma * (d.outer_eta + d.cross)), now.step + 1, memory, mean,
+            )  # fmt: skip
+            return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, now), None
+
+        if self.remembers:
+            # The running mean gathers rounding.
+            iterate = iterate._replace(mean=jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), iterate.memory))
+        return lax.scan(step, iterate, tuple(draws))[0]
+
+    def check_means(self, data: tuple) -> None:
+        """A sum over samples instead of a mean would make every full loss the wrong one."""
+
+        @jax.jit
+        def values(data: tuple) -> tuple:
+            x = self.unravel(self.flat)
+            every = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data)
+            functions = lambda b: self.outer(self.theta, x, b), lambda b: self.inner(x, self.theta, b)
+            return tuple((jnp.mean(lax.map(f, b)), f(e)) for f, b, e in zip(functions, data, every, strict=True))
+
+        for name, (mean, full) in zip(("outer", "inner"), values(data), strict=True):
+            mean, full = float(mean), float(full)
+            if np.isfinite(mean) and abs(mean - full) > 1e-3 * max(abs(mean), abs(full)):
+                raise ValueError(
+                    f"{name} must be a mean over the samples of its batch: at the start it is {full:.6g} on all data, "
+                    f"but {mean:.6g} in the mean over batches."
+                )
+
+    def steps(
+        self, start: Iterate, data: tuple, look: Callable, inner_step, outer_step, length: int
+    ) -> tuple[Schedule, Schedule]:
+        """The schedules of x and theta."""
+        if inner_step is None or (outer_step is None and callable(inner_step)):
+            L = float(jax.jit(self.largest)(data))
+            first = 1 / (3 * L) if L > 0 else np.inf
+            if not np.isfinite(first) or first <= 0:
+                raise ValueError(
+                    "No step can be estimated: inner has no positive curvature in x at the start, or is not finite. "
+                    "Give inner_step and outer_step."
+                )
+        else:
+            first = 0.0 if callable(inner_step) else float(inner_step)
+        inner_step = first if inner_step is None else inner_step
+        if outer_step is None:
+            mu, M = self.smallest_and_outer(start, data, look)
+            outer_step = first * mu / (2 * M) if M > 0 else np.inf
+            if not np.isfinite(outer_step) or outer_step <= 0:
+                raise ValueError(
+                    f"No outer_step can be estimated: at the start the smallest eigenvalue of hess_xx inner is "
+                    f"{mu:.3g}, the largest one of the outer Hessian {M:.3g}. Give outer_step."
+                )
+        decays = (0.0, 0.0) if self.remembers else (INNER_DECAY, OUTER_DECAY)
+
+        def schedule(given: Any, decay: float) -> Schedule:
+            return given if callable(given) else lambda step: given * (1 + step / length) ** -decay
+
+        return schedule(inner_step, decays[0]), schedule(outer_step, decays[1])
+
+    def hessian(self, x: Array, batch: PyTree) -> Callable[[Array], Array]:
+        gradient = jax.grad(lambda x: self.inner(self.unravel(x), self.theta, batch))
+        return lambda v: jax.jvp(gradient, (x,), (v,))[1]
+
+    def _power(self, product: Callable, iterations: int = POWER) -> Array:
+        """The largest eigenvalue in modulus of a symmetric matrix, or a little less."""
+        start = jax.random.normal(jax.random.key(0), self.flat.shape, self.flat.dtype)
+        step = lambda _, v: (w := product(v)) / jnp.maximum(jnp.linalg.norm(w), 1e-30)  # noqa: E731
+        v = lax.fori_loop(0, iterations, step, start / jnp.linalg.norm(start))
+        return jnp.linalg.norm(product(v))
+
+    def largest(self, data: tuple) -> Array:
+        """The largest curvature of a batch among the first few."""
+        few = jax.tree.map(lambda leaf: leaf[:ASKED], data[1])
+        return jnp.max(lax.map(lambda batch: self._power(self.hessian(self.flat, batch)), few))
+
+    def smallest(self, x: Array, data: tuple) -> Array:
+        """The smallest eigenvalue of the inner Hessian on all data, or a little more."""
+        every = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data[1])
+        product = self.hessian(x, every)
+        # Slightly above the largest eigenvalue, so that the shifted matrix has the smallest one on top.
+        L = 1.05 * self._power(product)
+        return L - self._power(lambda v: L * v - product(v), 5 * POWER)
+
+    def smallest_and_outer(self, iterate: Iterate, data: tuple, look: Callable) -> tuple[float, float]:
+        """That, and the largest eigenvalue of the outer Hessian by differences of hyper-gradients."""
+
+        def at(eta: Array, now: Iterate) -> tuple[Array, Iterate]:
+            found = look(now._replace(eta=eta), data)[1]
+            return found.gradient, now._replace(x=ravel_pytree(found.x)[0], v=-found.adjoint)
+
+        eta = iterate.eta
+        for _ in range(NEWTON):
+            gradient, iterate = at(eta, iterate)
+        mu = float(jax.jit(self.smallest)(iterate.x, data))
+        length = DIFFERENCE * max(1.0, float(jnp.linalg.norm(eta)) / np.sqrt(eta.size))
+        direction, M = gradient, jnp.linalg.norm(gradient)
+        for _ in range(DIFFERENCES):
+            there = eta + length * direction / jnp.maximum(jnp.linalg.norm(direction), 1e-30)
+            # A second Newton step: the first leaves as much as the difference is long, squared.
+            direction = (at(there, at(there, iterate)[1])[0] - gradient) / length
+            M = jnp.linalg.norm(direction)
+        return mu, float(M)
+
+
+def _batches(name: str, data: PyTree, size: int, random: np.random.Generator) -> PyTree:
+    """Rows in random order, with axes (batches, rows of a batch, ...)."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(data)]
+    counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(f"{name}: all arrays must have one sample a row; found shapes {[a.shape for a in leaves]}.")
+    (count,) = counts
+    if not isinstance(size, int | np.integer) or not 1 <= size <= count or count % size:
+        raise ValueError(f"batch_size = {size} must be a whole number that divides the {count} samples of {name}.")
+    order = random.permutation(count)
+    shape = lambda leaf: jnp.asarray(leaf)[order].reshape(-1, size, *jnp.shape(leaf)[1:])  # noqa: E731
+    return jax.tree.map(shape, data)
+
+
+def _check_log(theta: PyTree, log: bool | PyTree) -> None:
+    flags = jax.tree.map(lambda _: log, theta) if isinstance(log, bool) else log
+    good = jax.tree.map(lambda leaf, flag: not flag or bool(jnp.all(leaf > 0)), theta, flags)
+    if not all(jax.tree.leaves(good)):
+        raise ValueError("log=True searches over log(theta): theta must be positive.")
+
+
+def _bar(progress: bool | None, total: int) -> Any:
+    if not (sys.stderr.isatty() if progress is None else progress):
+        return None
+    from tqdm import tqdm  # optional: only who wants a bar needs it
+
+    return tqdm(total=total, desc="minimize_stochastic")
