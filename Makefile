@@ -16,7 +16,7 @@ STAMP := .venv/.installed-py$(PYVERSION)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint format types check test-newest newest-python bench bench-quick clean
+.PHONY: help install demo test test-slow lint format types check test-newest newest-python bench bench-quick clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -26,8 +26,11 @@ install: $(STAMP) ## make .venv, or bring it up to date
 demo: $(STAMP) ## run examples/demo.py
 	@$(BIN)/python examples/demo.py
 
-test: $(STAMP) ## run the tests; ARGS="-k kkt" chooses among them
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(STAMP) ## run the tests but for the slow ones; ARGS="-k kkt" chooses among them
+	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(STAMP) ## run the slow tests: experiments, and many cases of what one case shows
+	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style
 	@$(BIN)/ruff check
@@ -71,7 +74,7 @@ test-newest: ## run the tests on the newest Python at hand, with the newest vers
 	echo "installing the newest dependencies (about a minute)"; \
 	.venv-newest/bin/pip install -q -q --upgrade --upgrade-strategy eager -e '.[test]'
 	@.venv-newest/bin/python -c 'import sys, jax; print("Python", sys.version.split()[0], "jax", jax.__version__)'
-	@.venv-newest/bin/python -m pytest $(PYTEST_ARGS)
+	@.venv-newest/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 clean: ## remove environments, caches and built files
 	rm -rf .venv .venv-newest build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

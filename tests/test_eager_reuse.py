@@ -88,6 +88,7 @@ def test_nothing_is_compiled_twice(name, mode, compilations):
     assert compilations.count == before
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_a_thousand_calls(compilations):
     loss = LOSSES["decorated"][0]
     closure = jax.grad(LOSSES["closure made anew"][0])

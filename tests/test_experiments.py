@@ -9,6 +9,7 @@ from experiments import guarantees
 from experiments.__main__ import main
 
 
+@pytest.mark.slow
 def test_ridge_jacobian(tmp_path):
     main(["ridge_jacobian", "--quick", "--out", str(tmp_path)])
     folder = tmp_path / "ridge_jacobian"
@@ -25,6 +26,7 @@ def test_ridge_jacobian(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lasso", "planted: another F", "planted: not unique", "planted: on a kink"])
 def test_guarantees(name):
     rows = [guarantees.examine(name, seed) for seed in range(3)]
@@ -42,3 +44,11 @@ def test_command_line(capsys):
     assert "ridge_jacobian" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["no such thing"])
+
+
+@pytest.mark.slow
+def test_hyper_cleaning(tmp_path):
+    main(["hyper_cleaning", "--quick", "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "hyper_cleaning" / "record.json").read_text())
+    assert record["claims"][0]["status"] == "reproduced"
+    assert (tmp_path / "hyper_cleaning" / "weights.png").stat().st_size > 1000

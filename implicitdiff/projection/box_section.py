@@ -9,7 +9,7 @@ from ._arrays import check, floating, like, magnitude, per_vector
 Bounds = tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]
 
 # Up to this length the residuals at all kinks are cheaper than the iterations that they save.
-AT_ONCE = 32
+AT_ONCE = 16
 
 
 def box_section(v: Float[Array, "... n"], section: Bounds) -> Float[Array, "... n"]:
@@ -171,8 +171,10 @@ def _multiplier(v: Array, lower: Array, upper: Array, w: Array, c: Array) -> Arr
 def _between_kinks(v: Array, lower: Array, upper: Array, w: Array, c: Array, kinks: Array) -> Array:
     """A tau on the linear piece of the root, from the residuals at all kinks at once."""
     kinks = jnp.where(jnp.isfinite(kinks), kinks, 0.0)
-    at = v[..., None, :] + kinks[..., :, None] * w[..., None, :]
-    residuals = jnp.sum(w[..., None, :] * jnp.clip(at, lower[..., None, :], upper[..., None, :]), axis=-1) - c
+    residuals = jnp.zeros_like(kinks) - c
+    for j in range(v.shape[-1]):  # written out: one loop over all kinks, which compilers vectorise
+        v_j, w_j, low, high = (p[..., j : j + 1] for p in (v, w, lower, upper))
+        residuals = residuals + w_j * jnp.clip(v_j + kinks * w_j, low, high)
     left = jnp.max(jnp.where(residuals <= 0, kinks, -jnp.inf), axis=-1, keepdims=True)
     right = jnp.min(jnp.where(residuals >= 0, kinks, jnp.inf), axis=-1, keepdims=True)
     middle = left / 2 + right / 2

@@ -72,6 +72,7 @@ def test_quadratic_problems_of_known_solution(n, p):
     np.testing.assert_allclose(found.x, J @ exact, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_published_problems(name):
     problem = PROBLEMS[name]

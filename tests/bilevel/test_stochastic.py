@@ -58,6 +58,7 @@ def test_soba_comes_near_and_runs_repeat():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_logistic_regression_with_a_weight_a_sample():
     # The numbers of the samples are data; the projection holds the weights in a box.
     labels = np.where(X @ TRUE + RANDOM.standard_normal(ROWS) > 0, 1.0, -1.0)

@@ -185,7 +185,12 @@ def random_conic(cones, seed=0):
     return 0.2 * np.eye(3), -A.T @ z, A, A @ np.ones(3) + s
 
 
-@pytest.mark.parametrize("name", CONES)
+CURVED = ("exponential", "power", "product")  # take long to compile
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in CURVED else []) for name in CONES]
+)
 def test_conic_programs(name):
     cones = CONES[name]
     data = random_conic(cones)
