@@ -57,7 +57,8 @@ def solve_conic(
     Forward and reverse mode, every order, under jit and vmap (a batch is solved in threads, or by "jax" at once). The
     derivative is that of the normal map (`optimality.conic_normal_map`), independent of the solver. Where the solution
     is degenerate (multipliers and slacks both zero, redundant constraints, several solutions) it is the least-squares
-    solution of the linear system.
+    solution of the linear system. `certify.diagnose(conic_normal_map(cones), (x, dual - slack), P, q, A, b)` tells
+    whether and why it is.
 
     Args:
         P: (n, n) symmetric positive semidefinite, dense or BCOO; None for a linear objective.

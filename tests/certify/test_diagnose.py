@@ -109,6 +109,20 @@ def test_kinks():
     assert (report.verdict, report.kink) == ("fine", 0.5)
 
 
+def test_degenerate_convex_programs():
+    cones = [idf.convex.NonNegative(3)]
+    F = idf.optimality.conic_normal_map(cones)
+    rows = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    for P, b, verdict in (
+        (jnp.eye(2), jnp.array([0.5, 2.0, 3.0]), "fine"),
+        (jnp.eye(2), jnp.array([1.0, 2.0, 3.0]), "kink"),  # only just active
+        (jnp.zeros((2, 2)), jnp.ones(3), "singular"),  # a redundant row: multipliers are not unique
+    ):
+        found = idf.convex.solve_conic(P, -jnp.ones(2), rows, b, cones)
+        report = diagnose(F, (found.x, found.dual - found.slack), P, -jnp.ones(2), rows, b)
+        assert report.verdict == verdict
+
+
 def test_not_finite():
     assert diagnose(F, EXACT.at[1].set(jnp.nan), 0.5, Y).verdict == "not finite"
     assert diagnose(lambda x, a: jnp.sqrt(x) - a, jnp.zeros(2), jnp.zeros(2)).verdict == "not finite"
