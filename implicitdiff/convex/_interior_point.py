@@ -17,6 +17,8 @@ from ._saddle import active_set, or_one, saddle
 
 # Of the way to the boundary of the orthant, what a step takes at least; towards the end it takes more.
 STEP = 0.99
+# The most active sets that are tried at the end.
+POLISH = 5
 
 
 class _Program(NamedTuple):
@@ -65,8 +67,9 @@ def interior_point(
         Px + A'z + q tau = 0,   Ax + s - b tau = 0,   x'Px / tau + q'x + b'z + kappa = 0,   s z = 0,   tau kappa = 0,
 
     whose iterates tend to a solution (tau > 0) or to a certificate that there is none (kappa > 0). Each step factorises
-    P + A' diag(z/s) A, of size n, and the Schur complement of the equations. A last Newton step on the equations of the
-    active set brings a regular solution to the precision of the dtype. Elements of a batch stop on their own.
+    P + A' diag(z/s) A, of size n, and the Schur complement of the equations. Newton steps on the equations of
+    the active set bring a regular solution to the precision of the dtype at the end, also where a multiplier and its
+    slack are both tiny. Elements of a batch stop on their own.
 
     Args:
         P: (n, n) symmetric positive semidefinite, or None.
@@ -230,26 +233,52 @@ def _multipliers(v: Float[Array, " m"], p: int) -> Float[Array, " m"]:
     return jnp.append(v[:p], jnp.maximum(v[p:], 0))
 
 
+class _Polish(NamedTuple):
+    """A point of the normal map, its residual, the active set of the next step, and whether there is to be one."""
+
+    x: Float[Array, " n"]
+    v: Float[Array, " m"]
+    error: Float[Array, ""]
+    active: Bool[Array, " m"]
+    steps: Int[Array, ""]
+    go_on: Bool[Array, ""]
+
+
 def _polished(program: _Program, p: int, state: _State, limit: Array | float) -> tuple[Array, Array, Array]:
-    """x, v = z - s and the status: one Newton step on the normal map, which is linear where the active set is right."""
+    """x, v = z - s and the status: Newton steps on the normal map, each exact where its active set is right.
+
+    Where a multiplier and its slack are both of the order of sqrt(limit), the iterate may have them the wrong way
+    round, and x is off by as much. The step then leads to a point whose signs differ: the next active set.
+    """
     P, q, A, b = program
     x, z, s, tau, _ = state.best
     x, v = x / tau, jnp.append(z[:p], z[p:] - s) / tau
-    active = jnp.append(jnp.ones(p, bool), v[p:] > 0)
 
-    def normal_map(x, v):
+    def active_at(v):
+        return jnp.append(jnp.ones(p, bool), v[p:] > 0)
+
+    def residual(x, v):  # of the normal map
         z = _multipliers(v, p)
-        return P @ x + A.T @ z + q, A @ x + (z - v) - b
+        return jnp.maximum(_size(P @ x + A.T @ z + q), _size(A @ x + (z - v) - b))
 
-    f, h = normal_map(x, v)
-    solve, regular = active_set(P, A, active)
-    dx, dy = solve(-f, -h)
-    new_x, new_v = x + dx, v + jnp.where(active, dy, A @ dx + h)
-    new_f, new_h = normal_map(new_x, new_v)
-    old, new = (jnp.maximum(_size(f), _size(h)) for f, h in ((f, h), (new_f, new_h)))
-    better = regular & (new < old)
-    x, v = jnp.where(better, new_x, x), jnp.where(better, new_v, v)
-    error = jnp.where(better, new / (1 + _size(A @ x) + _size(A.T @ _multipliers(v, p))), state.least)
+    def step(carry: tuple[_Polish, _Polish]) -> tuple[_Polish, _Polish]:
+        now, best = carry
+        # The equations of the active set: v is a multiplier in its rows and minus a slack in the others.
+        f = P @ now.x + A.T @ jnp.where(now.active, now.v, 0) + q
+        h = A @ now.x - jnp.where(now.active, 0, now.v) - b
+        solve, regular = active_set(P, A, now.active)
+        dx, dy = solve(-f, jnp.where(now.active, -h, 0))
+        new_x, new_v = now.x + dx, now.v + jnp.where(now.active, dy, A @ dx + h)
+        active, error = active_at(new_v), residual(new_x, new_v)
+        changed = regular & jnp.any(active != now.active) & jnp.isfinite(error)
+        new = _Polish(new_x, new_v, error, active, now.steps + 1, changed)
+        better = regular & (error < best.error)
+        return new, jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best)
+
+    start = _Polish(x, v, residual(x, v), active_at(v), jnp.zeros((), jnp.int32), jnp.array(True))
+    _, best = lax.while_loop(lambda carry: carry[0].go_on & (carry[0].steps < POLISH), step, (start, start))
+    x, v = best.x, best.v
+    error = jnp.where(best.steps > 0, best.error / (1 + _size(A @ x) + _size(A.T @ _multipliers(v, p))), state.least)
     error = jnp.minimum(error, state.least)
     ended = jnp.where(error <= limit, SOLVED, jnp.where(error <= 100 * limit, ALMOST_SOLVED, FAILED))
     # What ended without a certificate is judged by its error; data that were refused have none.

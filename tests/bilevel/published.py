@@ -1,14 +1,18 @@
-"""Small bilevel problems of the literature whose lower level is one variable in an interval that may depend on theta,
-or a few in a box: solved in closed form, so that a fine grid over theta is the judge.
+"""Small bilevel problems of the literature, typed in from their formulas.
+
+PROBLEMS: the lower level is one variable in an interval that may depend on theta, or a few in a box: solved in closed
+form, so that a fine grid over theta is the judge. OUTRATA: it is a quadratic program in two variables, the judge an
+enumeration of its active sets.
 
 Sources: Bard, "Convex two-level optimization", 1988; Shimizu, Aiyoshi 1981; Clark, Westerberg 1990; Falk, Liu 1995;
-Muu, Quy 2003; Colson 2002 ("BIPA" 1, 3, 4), as collected in the BOLIB library of Zhou, Zemkoho and Tin, 2018.
+Muu, Quy 2003; Outrata 1990; Colson 2002 ("BIPA" 1, 3, 4), as collected in the BOLIB library of Zhou, Zemkoho and Tin, 2018.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 
 class Published(NamedTuple):
@@ -57,3 +61,29 @@ PROBLEMS = {
         lambda t, y: t**2 + (y - 10) ** 2, lambda y, t: t**3 + 2 * y**3 + t - 2 * y - t**2,
         constant(0.0), lambda t: (t + 3) / 2, (0.0, 4.0), 88.79),
 }  # fmt: skip
+
+
+class QuadraticLower(NamedTuple):
+    """Outrata's first example: weight |t|^2 + 1/2 |y - (3, 4)|^2 - 12.5 over lower 1/2 y'Hy - y'Mt, OUTRATA_BOUNDS."""
+
+    weight: float
+    H: np.ndarray
+    M: np.ndarray
+    best: float
+
+    def upper(self, t, y):
+        return self.weight * jnp.sum(t**2) + 0.5 * jnp.sum((y - jnp.array([3.0, 4.0])) ** 2) - 12.5
+
+
+FLAT, STEEP, SAME = np.array([[1.0, -2.0], [-2.0, 5.0]]), np.array([[1.0, 3.0], [3.0, 10.0]]), np.eye(2)
+# G y <= h
+OUTRATA_BOUNDS = np.array([[-0.333, 1.0], [1.0, -0.333], [-1.0, 0.0], [0.0, -1.0]]), np.array([2.0, 2.0, 0.0, 0.0])
+OUTRATA_STARTS = np.array([[1.0, 1.0], [4.0, 2.0], [2.0, 6.0]])
+OUTRATA = {
+    "1a": QuadraticLower(0.1, FLAT, SAME, -8.92),
+    "1b": QuadraticLower(1.0, FLAT, SAME, -7.56),
+    "1c": QuadraticLower(0.0, STEEP, SAME, -12.0),
+    "1d": QuadraticLower(0.1, STEEP, SAME, -3.60),
+    # The table's value is that of a local minimum: -3.92 is reached, and the grid's.
+    "1e": QuadraticLower(0.1, STEEP, np.array([[-1.0, 2.0], [3.0, -3.0]]), -3.15),
+}

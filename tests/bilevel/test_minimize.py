@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from published import PROBLEMS
 
 import implicitdiff as idf
 from implicitdiff.bilevel import Checkpoint, minimize
@@ -70,42 +69,6 @@ def test_quadratic_problems_of_known_solution(n, p):
     found = minimize(outer, inner, jnp.zeros(p), x0=jnp.zeros(n), tol=1e-8, max_steps=200)
     np.testing.assert_allclose(found.theta, exact, atol=1e-6)
     np.testing.assert_allclose(found.x, J @ exact, atol=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PROBLEMS)
-def test_published_problems(name):
-    problem = PROBLEMS[name]
-    n = problem.size
-    scalar = n == 1 or name.startswith("Muu")
-    bounds = lambda t: (problem.low(t) + jnp.zeros(n), problem.high(t) + jnp.zeros(n))
-    shaped = lambda y: y[0] if n == 1 else y
-    lower = lambda y, t: problem.lower(shaped(y), t)
-    upper = lambda t, y: problem.upper(t, shaped(y))
-
-    def solve(y, t):  # projected Newton: exact for these lower levels
-        def step(_, y):
-            H = jnp.diagonal(jax.hessian(lower)(y, t))
-            return jnp.clip(y - jax.grad(lower)(y, t) / (jnp.maximum(H, 1e-3) * n), *bounds(t))
-
-        return jax.lax.fori_loop(0, 300, step, y)
-
-    T = idf.optimality.projected_gradient(lower, idf.projection.box, 0.05)
-    condition = idf.optimality._condition.Condition(lambda y, t: T(y, t, bounds(t)), "T")
-    low, high = problem.box
-    start = lambda share: jnp.full(() if scalar else (n,), low + share * (high - low))
-    x0 = jnp.full(n, 1.0)
-    grid = np.linspace(low, high, 2001)
-    values = jax.jit(
-        jax.vmap(lambda t: upper(t if scalar else jnp.full(n, t), solve(x0, t if scalar else jnp.full(n, t))))
-    )(grid)
-    np.testing.assert_allclose(np.min(values), problem.best, rtol=1e-3)  # typed in right
-    minima = [v for i, v in enumerate(values) if v <= min(values[max(i - 1, 0)], values[min(i + 1, 2000)])]
-    run = jax.jit(lambda t: minimize(upper, (solve, condition), t, x0=x0, projection=lambda t: jnp.clip(t, low, high)))
-    losses = [run(start(share)).loss for share in problem.starts]
-    np.testing.assert_allclose(min(losses), problem.best, rtol=1e-3)
-    for loss in losses:  # the best one, or a local one
-        assert np.min(np.abs(np.array(minima) - loss)) <= 1e-3 * abs(loss)
 
 
 def test_any_inner_solver():

@@ -34,6 +34,20 @@ def test_solutions_are_those_of_clarabel(shape):
             np.testing.assert_allclose(got, want, atol=1e-8)
 
 
+@pytest.mark.parametrize("tiny", [1e-5, 1e-6, 1e-7])
+def test_multipliers_and_slacks_that_are_both_tiny(tiny):
+    """Of the order of the square root of the tolerance, where the iterates cannot tell which constraint is active."""
+    P, _, A, b, G, _ = random_qp(6, 2, 8, seed=1)
+    random = np.random.default_rng(2)
+    x = random.standard_normal(6)
+    lam = np.array([1.0, tiny, 0.3 * tiny, 0, 0, 0, 0, 0])
+    slack = np.array([0, 0, 0, tiny, 0.1 * tiny, 1.0, 0.5, 0.2])
+    found = solve(P, -P @ x - A.T @ np.array([0.5, -0.2]) - G.T @ lam, A, A @ x, G, G @ x + slack)
+    assert found.status == 0
+    for got, want in ((found.x, x), (found.ineq_dual, lam), (found.slack, slack)):
+        np.testing.assert_allclose(got, want, atol=1e-12)
+
+
 def test_without_constraints():
     P, q = random_qp(6, 2, 8)[:2]
     np.testing.assert_allclose(solve(P, q).x, np.linalg.solve(P, -q), rtol=1e-12)
