@@ -14,7 +14,7 @@ from .._linear import trial
 from ..certify._linearised import Linearised
 from ..optimality._condition import Condition
 
-# Relative residuals of the linear solves: for the step that tells the distance to the solution, and for the adjoint.
+# Relative residuals of the linear solves: for the step that tells the distance to the solution, and for the adjoints.
 STEP_RTOL = 1e-3
 ADJOINT_RTOL = 1e-6
 
@@ -51,11 +51,12 @@ def hypergradient(
     """Evaluate at theta = theta_of(eta), x near the inner solution, u near the adjoint one: both are warm starts.
 
     One Newton step d = A^-1 F on x, then value and gradient at x - d. Those at x differ from them by about their own
-    error, and what the step leaves of the residual is what it leaves of the error.
+    error, and what the step leaves of the residual is what it leaves of the error. Both points are taken by the same
+    loop, for F, outer and two linear solves are most of what a user waits for the compiler for.
     """
     condition = F.after(lambda eta: (theta_of(eta),))
     here = Linearised.of(condition, x, (eta,), dataclasses.replace(adjoint, on_failure="ignore"))
-    start, norm = here.position(), jnp.linalg.norm
+    norm = jnp.linalg.norm
 
     def outer_flat(eta: Array, x: Array) -> Array:
         return outer(theta_of(eta), here.like_x(x))
@@ -69,29 +70,29 @@ def hypergradient(
         steps = jnp.int32(b.size) if found.steps is None else found.steps
         return at.unknowns.vector(jax.tree.leaves(found.x)), steps, found.converged
 
-    residual = here.value()
-    step, first, stepped = solve(here, residual, STEP_RTOL * norm(residual), False)
-    # Where the step is no improvement, as across a kink, x is the better one.
-    there = here.at(start - step)
-    left = norm(there.value()) / jnp.where(norm(residual) > 0, norm(residual), 1.0)
+    def evaluate(carry: tuple[Array, Array], first: Array) -> tuple[tuple[Array, Array], tuple]:
+        position, u = carry
+        at = here.at(position)
+        residual = at.value()
+        # The second point makes no step: a right-hand side of 0 takes no iterations.
+        b = jnp.where(first, residual, 0)
+        step, forward, stepped = solve(at, b, STEP_RTOL * norm(b), False)
+        loss, (direct, c) = jax.value_and_grad(outer_flat, argnums=(0, 1))(eta, position)
+        correction, backward, solved = solve(at, c - at.A_transposed(u), ADJOINT_RTOL * norm(c), True)
+        u = u + correction
+        found = (position, u, loss, direct - at.B_transposed(u), norm(residual), forward + backward,
+                 jnp.where(first, stepped, True) & solved)  # fmt: skip
+        return (position - step, u), found
+
+    _, found = lax.scan(evaluate, (here.position(), u), jnp.array([True, False]))
+    positions, adjoints, losses, gradients, residuals, steps, sound = found
+    # What the step leaves of the distance to the solution, and so of the errors that the distance makes. Where it is no
+    # improvement, as across a kink, x is the better point, and its errors are as large as the step makes them look.
+    left = residuals[1] / jnp.where(residuals[0] > 0, residuals[0], 1.0)
     better = left <= 1.0
-    polished = jnp.where(better, start - step, start)
-    # What the step leaves of the distance to the solution, and so of the errors that the distance makes.
     left = jnp.where(better, left, 1.0)
-    there = here.at(polished)
-
-    loss, (direct, c) = jax.value_and_grad(outer_flat, argnums=(0, 1))(eta, polished)
-    missing = c - there.A_transposed(u)
-    correction, second, solved = solve(there, missing, ADJOINT_RTOL * norm(c), True)
-    u = u + correction
-    gradient = direct - there.B_transposed(u)
-
-    # The same at x: its adjoint solution differs little.
-    loss_here, (direct, c) = jax.value_and_grad(outer_flat, argnums=(0, 1))(eta, start)
-    correction, third, _ = solve(here, c - here.A_transposed(u), STEP_RTOL * norm(c), True)
-    gradient_here = direct - here.B_transposed(u + correction)
+    x, u, loss, gradient = (jnp.where(better, pair[1], pair[0]) for pair in (positions, adjoints, losses, gradients))
     return Hypergradient(
-        loss, left * jnp.abs(loss_here - loss), gradient, left * norm(gradient_here - gradient),
-        lax.stop_gradient(here.like_x(polished)), u, norm(residual), first + second + third,
-        stepped & solved,
+        loss, left * jnp.abs(losses[0] - losses[1]), gradient, left * norm(gradients[0] - gradients[1]),
+        lax.stop_gradient(here.like_x(x)), u, residuals[0], jnp.sum(steps, dtype=jnp.int32), jnp.all(sound),
     )  # fmt: skip

@@ -13,6 +13,9 @@ from .._decorators import DifferentiableSolver, stop
 from .._root import as_root
 from ..optimality._condition import Condition, name_of
 from ..solvers._iterative import IterativeSolver
+from ..solvers.adapters import OptimistixSolver
+from ..solvers.scipy import ScipySolver
+from ..solvers.sklearn import SklearnSolver
 
 
 class Solved(NamedTuple):
@@ -36,6 +39,9 @@ class Inner:
             self.solver: Any = dataclasses.replace(inner, adjoint=None, progress=False)
             self.condition: Any = None
             given: Any = inner.adjoint
+        elif isinstance(inner, ScipySolver | OptimistixSolver | SklearnSolver):
+            self.solver, self.condition, given = inner, None, inner.adjoint
+            self.has_init = not isinstance(inner, SklearnSolver)
         elif isinstance(inner, DifferentiableSolver):
             self.solver, self.condition, given = inner.solver, inner.F, inner.adjoint
             self.has_init, self.has_aux = inner.has_init, inner.has_aux
@@ -61,6 +67,10 @@ class Inner:
             condition = solver.own_condition(state) if solver.condition is None else solver.condition
             return Solved(x, state.iteration, self.bound(as_root(condition)))
         given = (stop(x),) if self.has_init else ()
+        if isinstance(self.solver, ScipySolver | OptimistixSolver | SklearnSolver):
+            x, state, F, _ = self.solver.solved(*given, *args)
+            iterations = state["iteration"] if isinstance(state, dict) else state.iteration
+            return Solved(stop(x), jnp.asarray(iterations, jnp.int32), self.bound(F))
         x = self.solver(*given, *args, **(dict(tol=tol) if self.takes_tol else {}))
         if self.has_aux:
             x = x[0]

@@ -1,13 +1,9 @@
 """The outer loop: on the host with checkpoints and a bar, or inside jit and vmap."""
 
-import contextlib
-import os
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +15,7 @@ from jaxtyping import Array, PyTree, Scalar
 
 from ..solvers._iterative import floating
 from ._adaptive import Adaptive
+from ._checkpoint import Checkpoint
 from ._history import History
 from ._inner import Inner
 from ._optax import Optax
@@ -43,18 +40,6 @@ RECORDED = (
     "evaluations",
     "tolerance",
 )
-
-
-class Checkpoint(NamedTuple):
-    """A file that holds the whole state of a run, written every so many steps.
-
-    Attributes:
-        path: of the file; a run that finds it goes on from there.
-        every: outer steps between two writes.
-    """
-
-    path: str | os.PathLike
-    every: int = 10
 
 
 class Result(NamedTuple):
@@ -107,10 +92,10 @@ def minimize(
 
     Args:
         outer: `outer(theta, x)` to a real scalar; differentiated in both.
-        inner: a solver decorated with `custom_root` or `custom_fixed_point`; a solver of `implicitdiff.solvers`; or a
-            pair (solver, condition) with `solver(x, *args(theta))`, a root condition F or a condition of
-            `implicitdiff.optimality`. A solver with a parameter `tol` is told how precise it has to be. NumPy code has
-            to be wrapped in `host_solver`.
+        inner: a solver decorated with `custom_root` or `custom_fixed_point`; a solver of `implicitdiff.solvers`, those
+            of SciPy, scikit-learn and optimistix among them; or a pair (solver, condition) with
+            `solver(x, *args(theta))`, a root condition F or a condition of `implicitdiff.optimality`. A solver with a
+            parameter `tol` is told how precise it has to be. NumPy code has to be wrapped in `host_solver`.
         theta: where to start: a pytree of floating-point arrays.
         x0: where the inner solver starts at first; may be None where it takes no start.
         args: theta -> the arguments of inner after x; `(theta,)` by default.
@@ -208,7 +193,9 @@ def _traced(method: Any, eta: Array, x0: PyTree, adjoint: Array, max_steps: int)
 
     last, best, columns = lax.while_loop(unfinished, body, (first, first, columns))
     status = jnp.where(last.status == RUNNING, OUT_OF_STEPS, last.status)
-    return best, (*columns.values(), jnp.full(max_steps + 1, jnp.nan, eta.dtype)), status
+    # By name: a loop returns a dictionary in the order of its keys.
+    history = *(columns[name] for name in RECORDED), jnp.full(max_steps + 1, jnp.nan, eta.dtype)
+    return best, history, status
 
 
 class _Host:
@@ -218,8 +205,7 @@ class _Host:
         self.problem, self.max_steps, self.time_limit, self.callback = problem, max_steps, time_limit, callback
         self.init, self.step = method.init, jax.jit(method.step)
         self.progress = sys.stderr.isatty() if progress is None else progress
-        is_path = isinstance(checkpoint, str | os.PathLike)
-        self.checkpoint = Checkpoint(checkpoint) if is_path else checkpoint
+        self.checkpoint = Checkpoint.of(checkpoint)
         self.rows: list[tuple] = []
 
     def __call__(self, eta: Array, x0: PyTree, adjoint: Array) -> tuple[State, tuple, Array]:
@@ -227,12 +213,13 @@ class _Host:
         state = best = None
         stopped = RUNNING
         try:
-            loaded = self._load(eta, x0, adjoint)
+            like = jax.eval_shape(lambda: self.init(eta, x0, adjoint))
+            loaded = None if self.checkpoint is None else self.checkpoint.load((like, like))
             if loaded is None:
                 state = best = self.step(self.init(eta, x0, adjoint))
                 self._record(state, time.perf_counter() - begin)
             else:
-                state, best = loaded
+                (state, best), self.rows = loaded
                 begin -= self.rows[-1][-1]
             while stopped == RUNNING and int(state.status) == RUNNING:
                 if int(state.iteration) >= self.max_steps:
@@ -244,7 +231,7 @@ class _Host:
                     best = _better(best, state)
                     self._record(state, time.perf_counter() - begin)
                     if self.checkpoint is not None and int(state.iteration) % self.checkpoint.every == 0:
-                        self._save(state, best)
+                        self.checkpoint.save((state, best), self.rows)
                     stopped = self._show(bar, state)
         except KeyboardInterrupt:
             if state is None or best is None:
@@ -254,7 +241,7 @@ class _Host:
             if bar is not None:
                 bar.close()
         if self.checkpoint is not None:
-            self._save(state, best)
+            self.checkpoint.save((state, best), self.rows)
         if int(state.status) == NOT_FINITE:
             self._warn(state)
         status = state.status if stopped == RUNNING else jnp.int32(stopped)
@@ -291,36 +278,3 @@ class _Host:
             f"bilevel.minimize, step {int(state.iteration)}: {int(state.rejected)} trial point(s) rejected because "
             f"{CAUSES[int(state.cause)]}.", RuntimeWarning, stacklevel=4,
         )  # fmt: skip
-
-    def _save(self, state: State, best: State) -> None:
-        """Write beside and rename: a file that exists is whole."""
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((state, best))]
-        path = Path(self.checkpoint.path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                named: dict[str, Any] = {f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
-                np.savez(file, rows=np.array(self.rows), **named)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
-            raise
-
-    def _load(self, eta: Array, x0: PyTree, adjoint: Array) -> tuple[State, State] | None:
-        if self.checkpoint is None or not Path(self.checkpoint.path).exists():
-            return None
-        like = jax.eval_shape(lambda: self.init(eta, x0, adjoint))
-        shapes, tree = jax.tree.flatten((like, like))
-        with np.load(self.checkpoint.path) as file:
-            leaves = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
-            self.rows = [tuple(row) for row in file["rows"].tolist()]
-        if [(leaf.shape, leaf.dtype) for leaf in leaves] != [(s.shape, s.dtype) for s in shapes]:
-            raise ValueError(
-                f"The checkpoint {self.checkpoint.path} is of another problem or another optimizer; remove it to "
-                "start anew."
-            )
-        return jax.tree.unflatten(tree, [jnp.asarray(leaf) for leaf in leaves])

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree, Scalar
 
 from ..optimality import stationary
 from ..solvers._iterative import floating
+from ._checkpoint import Checkpoint
 from ._history import History
 from ._hypergradient import Hypergradient
 from ._inner import Inner
@@ -83,6 +84,7 @@ def minimize_stochastic(
     log: bool | PyTree = False,
     progress: bool | None = None,
     callback: Callable[[int, PyTree, PyTree, float], Any] | None = None,
+    checkpoint: Checkpoint | str | None = None,
 ) -> Result:
     """Minimise outer(theta, x*(theta)), x*(theta) = argmin_x inner(x, theta), both means over samples, by minibatches.
 
@@ -126,6 +128,8 @@ def minimize_stochastic(
         log: True searches over the logarithm of theta, which must be positive; or a pytree of booleans like theta.
         progress: whether to show a bar; None shows one in a terminal.
         callback: `callback(epoch, theta, x, loss)` after each epoch; returning True ends the run.
+        checkpoint: a `Checkpoint`, or its path; written after every so many epochs and at the end. A run that finds one
+            goes on as if it had never stopped.
 
     Returns:
         A `Result`: theta and x (after a Newton step) of the epoch whose loss was smallest; its history has one entry an
@@ -133,7 +137,8 @@ def minimize_stochastic(
 
     Raises:
         ValueError: rows that differ in number, batches that do not divide them, inner or outer that are no means over
-            samples, a theta that does not suit log, a start from which no step can be estimated.
+            samples, a theta that does not suit log, a start from which no step can be estimated, a
+            checkpoint of another problem.
 
     Warns:
         RuntimeWarning: the run left the finite numbers, and ended there.
@@ -175,15 +180,25 @@ def minimize_stochastic(
     begin, key = time.perf_counter(), jax.random.key(seed)
     rows: list[tuple] = []
     best: tuple | None = None
-    status, done = RUNNING, 0
+    bare = lambda iterate: iterate._replace(memory=None, mean=None)  # noqa: E731
+    status, saved, seen = RUNNING, Checkpoint.of(checkpoint), iterate
+    if saved is not None:
+        at, found, _, _ = jax.eval_shape(look, bare(iterate), data)
+        loaded = saved.load((iterate, (at, found.x, found.loss)))
+        if loaded is not None:
+            (iterate, best), rows = loaded
+            begin -= rows.pop()[-1]  # the entry of this iterate, which is looked at once more
     try:
         while True:
-            at, found, norm, cause = look(iterate._replace(memory=None, mean=None), data)
+            at, found, norm, cause = look(bare(iterate), data)
             steps = length if rows else 0
             rows.append((float(found.loss), float(norm), float(found.gradient_error), steps,
                          int(found.linear_iterations), steps, np.nan, time.perf_counter() - begin))  # fmt: skip
-            if best is None or rows[-1][0] < best[0]:
-                best = rows[-1][0], at, found.x, found.loss
+            if best is None or float(found.loss) < float(best[2]):
+                best = at, found.x, found.loss
+            seen = iterate
+            if saved is not None and (len(rows) - 1) % saved.every == 0:
+                saved.save((seen, best), rows)
             if cause:
                 warnings.warn(
                     f"bilevel.minimize_stochastic, epoch {len(rows) - 1}: {CAUSES[int(cause)]}; take smaller steps.",
@@ -194,14 +209,13 @@ def minimize_stochastic(
                 status = CONVERGED
             elif rows[1:] and callback is not None and callback(len(rows) - 1, at, found.x, rows[-1][0]):
                 status = INTERRUPTED
-            elif done >= max_steps:
+            elif (len(rows) - 1) * length >= max_steps:
                 status = OUT_OF_STEPS
             elif time_limit is not None and rows[-1][-1] > time_limit:
                 status = OUT_OF_TIME
             if status != RUNNING:
                 break
             iterate = epoch(iterate, data, jax.random.fold_in(key, len(rows)), length)
-            done += length
             if bar is not None:
                 bar.set_postfix_str(f"loss {rows[-1][0]:.6g}, gradient {rows[-1][1]:.1e}", refresh=False)
                 bar.update(length)
@@ -212,8 +226,10 @@ def minimize_stochastic(
     finally:
         if bar is not None:
             bar.close()
+    if saved is not None:
+        saved.save((seen, best), rows)
     columns = (np.array(column) for column in zip(*rows, strict=True))
-    return Result(best[1], best[2], best[3], History(*columns), jnp.int32(status))
+    return Result(*best, History(*columns), jnp.int32(status))
 
 
 class _Stochastic:

@@ -44,6 +44,11 @@ class OptimistixSolver:
 
     def run(self, init: PyTree, *args: Any) -> tuple[PyTree, OptimistixState]:
         """Solve from `init`; returns (x, state), x differentiable in args."""
+        x, state, F, _ = self.solved(init, *args)
+        return attach(F, x, args, {}, self.adjoint), state
+
+    def solved(self, init: PyTree, *args: Any) -> tuple[PyTree, OptimistixState, Callable, tuple]:
+        """(x, state, F, args) with F(x, *args) = 0; nothing is attached to x."""
 
         def solve(init, *args):
             import optimistix as optx
@@ -55,7 +60,7 @@ class OptimistixSolver:
         x, steps, success = stop(compiled_call(solve, stop(floating(init)), *fixed))
         F = as_root(self.condition)
         error = otu.tree_norm(F(x, *fixed))
-        return attach(F, x, args, {}, self.adjoint), OptimistixState(jnp.asarray(steps), stop(error), success)
+        return x, OptimistixState(jnp.asarray(steps), stop(error), success), F, args
 
 
 def optimistix_solver(

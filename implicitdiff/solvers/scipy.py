@@ -64,13 +64,18 @@ class ScipySolver:
         Returns:
             (x, state); x is differentiable in args and in what the functions close over.
         """
+        x, state, F, _ = self.solved(init, *args)
+        return attach(F, x, args, {}, self.adjoint), state
+
+    def solved(self, init: PyTree, *args: Any) -> tuple[PyTree, ScipyState, Callable, tuple]:
+        """(x, state, F, args) with F(x, *args) = 0; nothing is attached to x."""
         init, fixed = stop(floating(init)), stop(args)
         shape = jax.eval_shape(self.shape, init, *fixed)
         scalars = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.bool_)
         x, iterations, success = host_solver(self.solve, (shape, *scalars))(init, *fixed)
         F = as_root(self.condition)
         error = jnp.linalg.norm(ravel_pytree(F(stop(x), *fixed))[0])
-        return attach(F, x, args, {}, self.adjoint), ScipyState(iterations, stop(error), success)
+        return stop(x), ScipyState(iterations, stop(error), success), F, args
 
 
 def scipy_minimize(

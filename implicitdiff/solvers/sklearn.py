@@ -54,6 +54,13 @@ class SklearnSolver:
             (model, state): a `LinearModel`, of SVC a `KernelModel`, differentiable in X, in real y and in the
             parameters, and a dictionary with scikit-learn's number of iterations (0 where it has none).
         """
+        model, state, F, args = self.solved(X, y, parameters)
+        return attach(F, model, args, {}, self.adjoint), state
+
+    def solved(
+        self, X: Float[Array, "n p"], y: Array, parameters: dict[str, Any] | None = None
+    ) -> tuple[LinearModel | KernelModel, dict[str, Array], Callable, tuple]:
+        """(model, state, F, args) with F(model, *args) = 0; nothing is attached to the model."""
         parameters = self._given(parameters)
         kind, settings = _KINDS[type(self.estimator).__name__], self.estimator.get_params()
         classes = self._classes(y) if kind.labels else 0  # of y as it is: under jit jnp.asarray would trace it
@@ -68,7 +75,7 @@ class SklearnSolver:
         fit = host_solver(self._fit, (shape, jax.ShapeDtypeStruct((), jnp.int32)))
         model, iterations = fit(*stop((X, y, parameters)))
         F = as_root(kind.condition(self._parameter, settings))
-        return attach(F, model, (X, y, parameters), {}, self.adjoint), {"iteration": iterations}
+        return stop(model), {"iteration": iterations}, F, (X, y, parameters)
 
     def decision_function(
         self,

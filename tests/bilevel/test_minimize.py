@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.svm import SVC
 
 import implicitdiff as idf
 from implicitdiff.bilevel import Checkpoint, minimize
@@ -102,6 +104,46 @@ def test_lasso_with_one_weight_a_feature_and_pytrees():
     grid = [float(outer(w, inner.run(jnp.zeros(N), None, w)[0])) for w in np.geomspace(1e-3, 1.0, 10)]
     assert one.loss <= min(grid) + 1e-9
     assert one.history.evaluations.sum() < 30
+
+
+def test_losses_are_known_also_while_the_support_changes():
+    """Across a kink the Newton step that estimates errors leads astray, which must not pass for an error of zero."""
+    A, y = load_diabetes(return_X_y=True)
+    A, y = (A[:300] - A[:300].mean(0)) / A[:300].std(0), (y[:300] - y[:300].mean()) / y[:300].std()
+    fit = lambda x, _: 0.5 * jnp.mean((A[:150] @ x - y[:150]) ** 2)
+    inner = idf.solvers.ProximalGradient(fit, idf.prox.elastic_net, maxiter=20_000, tol=1e-12)
+    outer = lambda t, x: 0.5 * jnp.mean((A[150:] @ x - y[150:]) ** 2)
+    exact = jax.jit(lambda t: outer(t, inner.run(jnp.zeros(10), None, (t[0], t[1]))[0]))
+    thetas = [jnp.full(2, 0.1)]
+    found = minimize(
+        outer, inner, thetas[0], x0=jnp.zeros(10), log=True, args=lambda t: (None, (t[0], t[1])), tol=1e-4,
+        callback=lambda k, theta, x, loss: thetas.append(theta),
+    )  # fmt: skip
+    assert found.message.startswith("converged")
+    np.testing.assert_allclose(found.history.loss, [exact(t) for t in thetas], rtol=1e-4)
+    np.testing.assert_allclose(found.loss, exact(found.theta), rtol=1e-9)
+
+
+def test_solvers_of_other_libraries():
+    """Their own fits as inner problems: scikit-learn with an SVC's kernel width, SciPy."""
+    Xc, y = load_breast_cancer(return_X_y=True)
+    Xc, yv = (Xc - Xc.mean(0)) / Xc.std(0), y[100:200]
+    machine = idf.solvers.sklearn_solver(SVC(tol=1e-10))
+
+    def outer(t, model):
+        score = machine.decision_function(model, Xc[100:200], Xc[:100], t)
+        return jnp.mean(jnp.logaddexp(0.0, score) - yv * score)
+
+    found = minimize(
+        outer, machine, dict(C=1.0, gamma=0.03), args=lambda t: (Xc[:100], y[:100], t), log=True, max_steps=4
+    )
+    fit = SVC(tol=1e-10, **{name: float(value) for name, value in found.theta.items()}).fit(Xc[:100], y[:100])
+    score = fit.decision_function(Xc[100:200])
+    np.testing.assert_allclose(found.loss, np.mean(np.logaddexp(0, score) - yv * score), rtol=1e-6)
+    assert found.loss < 0.8 * found.history.loss[0]
+    closest = idf.solvers.scipy_minimize(lambda x, t: jnp.sum((x - 1) ** 2) + t * jnp.sum(x**2))  # x* = 1 / (1 + t)
+    found = minimize(lambda t, x: jnp.sum((x - 0.25) ** 2), closest, 1.0, x0=jnp.zeros(2), log=True, tol=1e-8)
+    np.testing.assert_allclose(found.theta, 3.0, rtol=1e-6)
 
 
 def test_projection_onto_a_simplex():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from implicitdiff.bilevel import minimize_stochastic
+from implicitdiff.bilevel import Checkpoint, minimize_stochastic
 
 RANDOM = np.random.default_rng(0)
 ROWS, N = 60, 4
@@ -124,3 +124,19 @@ def test_wrong_use(changed, match):
     options = dict(outer=outer, inner=inner, theta=1.0) | OPTIONS | changed
     with pytest.raises(ValueError, match=match):
         minimize_stochastic(**options)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path):
+    path = tmp_path / "run.npz"
+    whole = minimize_stochastic(outer, inner, 1.0, max_steps=80, **OPTIONS)
+    stop = lambda epoch, *_: epoch == 3
+    first = minimize_stochastic(
+        outer, inner, 1.0, max_steps=80, callback=stop, checkpoint=Checkpoint(path, every=2), **OPTIONS
+    )
+    assert len(first.history.loss) == 4
+    resumed = minimize_stochastic(outer, inner, 1.0, max_steps=80, checkpoint=str(path), **OPTIONS)
+    for a, b in zip((*whole[:3], *whole.history[:-1]), (*resumed[:3], *resumed.history[:-1]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="another problem"):
+        minimize_stochastic(outer, inner, 1.0, method="soba", checkpoint=path, **OPTIONS)
