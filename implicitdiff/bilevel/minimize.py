@@ -172,9 +172,11 @@ def _start(inner: Inner, theta: PyTree, x0: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def _better(best: State, new: State) -> State:
+def _step(method: Any, state: State, best: State) -> tuple[State, State]:
+    """One outer step, and the better of where it leads to and the best so far."""
+    new = method.step(state)
     smaller = new.loss < best.loss
-    return jax.tree.map(lambda a, b: jnp.where(smaller, a, b), new, best)
+    return new, jax.tree.map(lambda a, b: jnp.where(smaller, a, b), new, best)
 
 
 def _traced(method: Any, eta: Array, x0: PyTree, adjoint: Array, max_steps: int) -> tuple[State, tuple, Array]:
@@ -184,9 +186,9 @@ def _traced(method: Any, eta: Array, x0: PyTree, adjoint: Array, max_steps: int)
 
     def body(carry):
         state, best, columns = carry
-        new = method.step(state)
+        new, best = _step(method, state, best)
         columns = {name: column.at[new.iteration].set(getattr(new, name)) for name, column in columns.items()}
-        return new, _better(best, new), columns
+        return new, best, columns
 
     def unfinished(carry):
         return (carry[0].status == RUNNING) & (carry[0].iteration < max_steps)
@@ -203,7 +205,8 @@ class _Host:
 
     def __init__(self, problem: Problem, method: Any, max_steps: int, time_limit, callback, progress, checkpoint):
         self.problem, self.max_steps, self.time_limit, self.callback = problem, max_steps, time_limit, callback
-        self.init, self.step = method.init, jax.jit(method.step)
+        # Buffers are not donated: an interrupt in the middle of a step must find the last state.
+        self.init, self.step = method.init, jax.jit(lambda state, best: _step(method, state, best))
         self.progress = sys.stderr.isatty() if progress is None else progress
         self.checkpoint = Checkpoint.of(checkpoint)
         self.rows: list[tuple] = []
@@ -216,7 +219,8 @@ class _Host:
             like = jax.eval_shape(lambda: self.init(eta, x0, adjoint))
             loaded = None if self.checkpoint is None else self.checkpoint.load((like, like))
             if loaded is None:
-                state = best = self.step(self.init(eta, x0, adjoint))
+                start = self.init(eta, x0, adjoint)
+                state, best = self.step(start, start)
                 self._record(state, time.perf_counter() - begin)
             else:
                 (state, best), self.rows = loaded
@@ -227,8 +231,7 @@ class _Host:
                 elif self.time_limit is not None and time.perf_counter() - begin > self.time_limit:
                     stopped = OUT_OF_TIME
                 else:
-                    state = self.step(state)
-                    best = _better(best, state)
+                    state, best = self.step(state, best)
                     self._record(state, time.perf_counter() - begin)
                     if self.checkpoint is not None and int(state.iteration) % self.checkpoint.every == 0:
                         self.checkpoint.save((state, best), self.rows)
