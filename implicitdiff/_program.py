@@ -164,18 +164,32 @@ def compiled_call(fn: Callable[..., PyTree], *args: PyTree) -> PyTree:
         return fn(*args)
     is_array = [isinstance(leaf, _ARRAYS) and _has_jax_dtype(leaf) for leaf in leaves]
     arrays = [jnp.asarray(leaf) for leaf, yes in zip(leaves, is_array, strict=True) if yes]
+
+    def of_arrays(*arrays):
+        supply = iter(arrays)
+        merged = [next(supply) if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
+        return fn(*jtu.tree_unflatten(tree, merged))
+
+    return compiled(of_arrays, *arrays)(*arrays)
+
+
+def compiled(fn: Callable[..., PyTree], *like: PyTree) -> Callable[..., PyTree]:
+    """Make fn a compiled function of pytrees of arrays like these, traced now and once.
+
+    What fn closes over are arguments of the program: it is not built into it, may lie on devices of other processes,
+    and another fn that computes the same with other arrays is not compiled anew.
+    """
+    shapes, tree = jtu.tree_flatten(like)
     out_tree: Any = None
 
     def flat(*arrays):
         nonlocal out_tree
-        supply = iter(arrays)
-        merged = [next(supply) if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
-        result, out_tree = jtu.tree_flatten(fn(*jtu.tree_unflatten(tree, merged)))
+        result, out_tree = jtu.tree_flatten(fn(*jtu.tree_unflatten(tree, arrays)))
         return result
 
-    closed = jax.make_jaxpr(flat)(*arrays)
-    program = Program(closed.jaxpr, out_tree)
-    return jtu.tree_unflatten(out_tree, _run(program, list(closed.consts) + arrays))
+    closed = jax.make_jaxpr(flat)(*shapes)
+    program, constants = Program(closed.jaxpr, out_tree), list(closed.consts)
+    return lambda *args: jtu.tree_unflatten(out_tree, _run(program, constants + jtu.tree_leaves(args)))
 
 
 @partial(jax.jit, static_argnums=0)

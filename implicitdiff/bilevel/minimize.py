@@ -13,6 +13,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, PyTree, Scalar
 
+from .._program import compiled
 from ..solvers._iterative import floating
 from ._adaptive import Adaptive
 from ._checkpoint import Checkpoint
@@ -206,7 +207,7 @@ class _Host:
     def __init__(self, problem: Problem, method: Any, max_steps: int, time_limit, callback, progress, checkpoint):
         self.problem, self.max_steps, self.time_limit, self.callback = problem, max_steps, time_limit, callback
         # Buffers are not donated: an interrupt in the middle of a step must find the last state.
-        self.init, self.step = method.init, jax.jit(lambda state, best: _step(method, state, best))
+        self.init, self.method = method.init, method
         self.progress = sys.stderr.isatty() if progress is None else progress
         self.checkpoint = Checkpoint.of(checkpoint)
         self.rows: list[tuple] = []
@@ -217,10 +218,11 @@ class _Host:
         stopped = RUNNING
         try:
             like = jax.eval_shape(lambda: self.init(eta, x0, adjoint))
+            step = compiled(lambda state, best: _step(self.method, state, best), like, like)
             loaded = None if self.checkpoint is None else self.checkpoint.load((like, like))
             if loaded is None:
                 start = self.init(eta, x0, adjoint)
-                state, best = self.step(start, start)
+                state, best = step(start, start)
                 self._record(state, time.perf_counter() - begin)
             else:
                 (state, best), self.rows = loaded
@@ -231,7 +233,7 @@ class _Host:
                 elif self.time_limit is not None and time.perf_counter() - begin > self.time_limit:
                     stopped = OUT_OF_TIME
                 else:
-                    state, best = self.step(state, best)
+                    state, best = step(state, best)
                     self._record(state, time.perf_counter() - begin)
                     if self.checkpoint is not None and int(state.iteration) % self.checkpoint.every == 0:
                         self.checkpoint.save((state, best), self.rows)

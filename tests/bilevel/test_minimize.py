@@ -9,6 +9,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.svm import SVC
 
 import implicitdiff as idf
+from implicitdiff._program import _run
 from implicitdiff.bilevel import Checkpoint, minimize
 
 RANDOM = np.random.default_rng(0)
@@ -71,6 +72,23 @@ def test_quadratic_problems_of_known_solution(n, p):
     found = minimize(outer, inner, jnp.zeros(p), x0=jnp.zeros(n), tol=1e-8, max_steps=200)
     np.testing.assert_allclose(found.theta, exact, atol=1e-6)
     np.testing.assert_allclose(found.x, J @ exact, atol=1e-6)
+
+
+def test_problems_that_differ_in_their_data_are_compiled_once():
+    def tuned(y):
+        y = jnp.asarray(y)
+        inner = idf.solvers.GradientDescent(
+            lambda x, t: 0.5 * jnp.sum((ARRAYS[0] @ x - y) ** 2) + 0.5 * jnp.sum(t * x**2), maxiter=20_000, tol=1e-8
+        )
+        return minimize(validation, inner, 1.0, x0=jnp.zeros(N), log=True)
+
+    first = tuned(Y)
+    compiled = _run._cache_size()
+    second = tuned(Y + 0.3 * X[:, 0])
+    assert _run._cache_size() == compiled
+    for found, y in ((first, Y), (second, Y + 0.3 * X[:, 0])):
+        x = np.linalg.solve(X.T @ X + found.theta * np.eye(N), X.T @ y)
+        np.testing.assert_allclose(found.loss, 0.5 * np.mean((XV @ x - YV) ** 2), rtol=1e-9)
 
 
 def test_any_inner_solver():
