@@ -95,8 +95,9 @@ def models(seed: int, quick: bool) -> dict[str, tuple[Model, Data]]:
         "ridge, a weight each": Model(
             ridge, jnp.zeros(p), np.ones(p), lambda t: (t,), squares, "diabetes", grid=share, over=1
         ),
+        # All features in at the start: the weight of one that is out has no derivative.
         "lasso, a weight each": Model(
-            shrink(idf.prox.lasso), jnp.zeros(p), np.full(p, 0.1), lambda t: (None, t), squares, "diabetes",
+            shrink(idf.prox.lasso), jnp.zeros(p), np.full(p, 3e-3), lambda t: (None, t), squares, "diabetes",
             grid=share, over=1,
         ),
         "elastic net": Model(
@@ -146,7 +147,7 @@ def tune(name: str, model: Model, sets: Data, points: int) -> tuple[dict, np.nda
     validation = tuple(map(jnp.asarray, sets.validation))
     tuned = idf.bilevel.minimize(
         lambda theta, x: model.loss(theta, x, validation), model.solver, jnp.asarray(model.theta), x0=model.x0,
-        args=model.args, log=True, projection=lambda t: jnp.clip(t, *model.box), tol=1e-4, progress=False,
+        args=model.args, log=True, projection=lambda t: jnp.clip(t, *model.box), tol=1e-6, progress=False,
     )  # fmt: skip
     history = tuned.history
     start = [] if model.x0 is None else [model.x0]
@@ -156,7 +157,8 @@ def tune(name: str, model: Model, sets: Data, points: int) -> tuple[dict, np.nda
                                    ("exact", tuned.theta, validation))
     }  # fmt: skip
     row = {
-        "model": name, "data": model.data, "parameters": model.theta.size, "grid points": grid_solves,
+        "model": name, "data": model.data, "parameters": model.theta.size,
+        "in the grid": model.over or model.theta.size, "grid points": grid_solves,
         "validation loss, grid": grid_loss, "validation loss, bilevel": losses["exact"],
         "test loss, grid": losses["grid"], "test loss, bilevel": losses["bilevel"],
         "solves, bilevel": int(history.evaluations.sum()),
@@ -189,12 +191,13 @@ def run(results: Results, quick: bool, seed: int) -> None:
         "reproduced" if max(few) <= 0.1 else "partly" if min(few) <= 0.1 else "not reproduced",
         ", ".join(f"{row['model']} {row['solves, bilevel']} of {row['grid points']}" for row in many) + ".",
     )
-    one = [row for row in rows if row["inner iterations, grid"] > 0]
-    work = [row["inner iterations, bilevel"] / row["inner iterations, grid"] for row in one]
+    same = [row for row in rows if row["parameters"] == row["in the grid"]]
+    work = [row["inner iterations, bilevel"] / row["inner iterations, grid"] for row in same]
     results.claim(
-        "It takes a tenth of the grid's inner iterations: its solves are loose and start from the last solution.",
+        "It takes a tenth of the grid's inner iterations, where both search the same parameters: its solves are loose "
+        "and start from the last solution.",
         "reproduced" if max(work) <= 0.1 else "partly" if min(work) <= 0.1 else "not reproduced",
-        ", ".join(f"{row['model']} {share:.3f}" for row, share in zip(one, work, strict=True)) + ".",
+        ", ".join(f"{row['model']} {share:.3f}" for row, share in zip(same, work, strict=True)) + ".",
     )
 
 

@@ -11,6 +11,7 @@ from jax import tree_util as jtu
 from jaxtyping import PyTree
 
 from ._program import name_of
+from ._varying import axes_of, varying
 
 
 def host_solver(fn: Callable, result: PyTree | Callable) -> Callable:
@@ -56,7 +57,8 @@ def host_solver(fn: Callable, result: PyTree | Callable) -> Callable:
             return conform(fn(*host_args, **host_kwargs), wanted, name_of(fn))
 
         if any(isinstance(leaf, jax.core.Tracer) for leaf in arrays):
-            return jax.pure_callback(call, wanted, *arrays, vmap_method="sequential")
+            found = jax.pure_callback(call, wanted, *arrays, vmap_method="sequential")
+            return varying(found, axes_of(arrays))
         return jax.tree.map(jnp.asarray, call(*arrays))
 
     return solver

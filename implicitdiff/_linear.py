@@ -17,6 +17,7 @@ from jaxtyping import Array, PyTree
 from ._dense import Factors, cholesky, lu
 from ._failure import NOT_CONVERGED, NOT_FINITE, OK, OnFailure, Status, failed_if, first, settle
 from ._program import name_of
+from ._varying import axes_of, varying, while_loop
 from .krylov import CG, GMRES, MINRES, Krylov
 from .krylov._composed import on_range
 from .krylov._cycle import Product, Vector, dot, norm, rounding_unit
@@ -162,7 +163,7 @@ def trial(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions,
                 )
 
             start = (x, converged, jnp.array(False))
-            x, converged, _ = lax.while_loop(lambda s: ~s[1] & ~s[2], densely, start)
+            x, converged, _ = while_loop(lambda s: ~s[1] & ~s[2], densely, start)
     else:
         x, status = _strategies(product, right, space, options)[transpose](acting, right)
         converged = status == OK
@@ -236,7 +237,7 @@ def _krylov(method: Krylov, b: Vector, space: RealSpace, options, rescue: bool) 
                 return x, converged, jnp.array(True), jnp.where(converged, OK, factors.status)
 
             start = (outcome.x, outcome.converged, jnp.array(False), jnp.int32(OK))
-            x, _, _, status = lax.while_loop(lambda s: ~s[1] & ~s[2], densely, start)
+            x, _, _, status = while_loop(lambda s: ~s[1] & ~s[2], densely, start)
             return x, first(_finite(b), status)
 
         return strategy
@@ -330,7 +331,7 @@ def _finite(b: Vector) -> Status:
 def form(product: Product, like: Vector, shift: Array | int = 0) -> Array:
     """The matrix of a linear map on lists of arrays, from its products with the unit vectors (`shift` is 0)."""
     number = jnp.arange(sum(leaf.size for leaf in like))
-    identity = (number[:, None] == number + shift).astype(like[0].dtype)
+    identity = varying((number[:, None] == number + shift).astype(like[0].dtype), axes_of(like))
     return jax.vmap(lambda e: join(product(split(e, like))))(identity).T
 
 

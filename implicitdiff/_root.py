@@ -24,6 +24,7 @@ from jaxtyping import PyTree
 
 from ._adjoint import Adjoint, Implicit, Neumann, Unrolled
 from ._program import Program, check_output, name_of, trace
+from ._varying import check_varies
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -41,9 +42,8 @@ def _in_step(x: list, theta: list) -> list:
     if not any(isinstance(leaf, jax.core.Tracer) for leaf in theta):
         return x
     usable = [leaf for leaf in theta if leaf.size and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)]
-    firsts = [lax.slice(leaf, (0,) * leaf.ndim, (1,) * leaf.ndim).reshape(()) for leaf in usable]
-    any_of = reduce(operator.and_, [first == first for first in firsts], jnp.array(True))
-    # XLA knows that this is x.
+    any_of = reduce(operator.and_, [jnp.all(leaf == leaf) for leaf in usable], jnp.array(True))
+    # XLA knows that this is x, and computes none of the above.
     return [lax.select(any_of, leaf, leaf) for leaf in x]
 
 
@@ -109,6 +109,7 @@ def attach(F: Callable, x: PyTree, args: tuple, kwargs: dict[str, Any], adjoint:
     x = lax.stop_gradient(check_unknowns(x))
     program, theta = trace(F, x, args, kwargs)
     leaves, tree = jtu.tree_flatten(x)
+    check_varies(leaves, theta)
     return jtu.tree_unflatten(tree, _implicit_function(program, adjoint, leaves, theta))
 
 

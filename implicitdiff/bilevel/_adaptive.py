@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from .._varying import scan, while_loop
 from ._hypergradient import Hypergradient
 from ._state import CONVERGED, NOT_FINITE, RUNNING, STALLED, Problem, State, fault, unknown
 
@@ -170,7 +170,7 @@ class Adaptive:
             before, state.eta, jnp.ones((), state.eta.dtype), state.tolerance, zero, zero, zero, zero, zero, no, no,
             state.loss, state.loss_error, no,
         )  # fmt: skip
-        return lax.while_loop(unfinished, attempt, search)
+        return while_loop(unfinished, attempt, search)
 
     def _gradient_known(self, found: Hypergradient) -> Array:
         enough = GRADIENT_SHARE * jnp.linalg.norm(found.gradient)
@@ -191,5 +191,5 @@ def _two_loops(g: Array, S: Array, Y: Array, scale: Array) -> Array:
         s, y, r, alpha = pair
         return q + s * (alpha - r * (y @ q)), None
 
-    q, alphas = lax.scan(first, g, (S, Y, rho))
-    return lax.scan(second, scale * q, (S, Y, rho, alphas), reverse=True)[0]
+    q, alphas = scan(first, g, (S, Y, rho))
+    return scan(second, scale * q, (S, Y, rho, alphas), reverse=True)[0]

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._adjoint import Implicit
 from .._linear import trial
+from .._varying import scan
 from ..certify._linearised import Linearised
 from ..optimality._condition import Condition
 
@@ -84,7 +85,7 @@ def hypergradient(
                  jnp.where(first, stepped, True) & solved)  # fmt: skip
         return (position - step, u), found
 
-    _, found = lax.scan(evaluate, (here.position(), u), jnp.array([True, False]))
+    _, found = scan(evaluate, (here.position(), u), jnp.array([True, False]))
     positions, adjoints, losses, gradients, residuals, steps, sound = found
     # What the step leaves of the distance to the solution, and so of the errors that the distance makes. Where it is no
     # improvement, as across a kink, x is the better point, and its errors are as large as the step makes them look.

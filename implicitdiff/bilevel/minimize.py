@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, PyTree, Scalar
 
 from .._program import compiled
+from .._varying import while_loop
 from ..solvers._iterative import floating
 from ._adaptive import Adaptive
 from ._checkpoint import Checkpoint
@@ -194,7 +195,7 @@ def _traced(method: Any, eta: Array, x0: PyTree, adjoint: Array, max_steps: int)
     def unfinished(carry):
         return (carry[0].status == RUNNING) & (carry[0].iteration < max_steps)
 
-    last, best, columns = lax.while_loop(unfinished, body, (first, first, columns))
+    last, best, columns = while_loop(unfinished, body, (first, first, columns))
     status = jnp.where(last.status == RUNNING, OUT_OF_STEPS, last.status)
     # By name: a loop returns a dictionary in the order of its keys.
     history = *(columns[name] for name in RECORDED), jnp.full(max_steps + 1, jnp.nan, eta.dtype)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._varying import fori_loop
+
 # Up to this many columns a map is formed.
 FORMED_SIZE = 600
 # Beyond, so many steps of Golub and Kahan: extreme singular values to some digits, from inside.
@@ -77,6 +79,6 @@ def bidiagonal(product: Map, transposed: Map, columns: int, dtype, steps: int = 
         v, beta = orthogonal(V, transposed(u))
         return U, V.at[k + 1].set(v), bands.at[k].set(jnp.stack([alpha, beta]))
 
-    _, _, bands = jax.lax.fori_loop(0, steps, step, (U, V, jnp.zeros((steps, 2), dtype)))
+    _, _, bands = fori_loop(0, steps, step, (U, V, jnp.zeros((steps, 2), dtype)))
     B = jnp.diag(bands[:, 0]) + jnp.diag(bands[:-1, 1], 1)
     return jnp.linalg.svd(B, compute_uv=False)

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.lax import linalg
 from jaxtyping import Array, Bool, Float, Int
 
+from .._varying import while_loop
 from ..projection.cones import Cone, NonNegative, Zero
 from ._backends import ALMOST_SOLVED, FAILED, INFEASIBLE, SOLVED, UNBOUNDED
 from ._saddle import active_set, or_one, saddle
@@ -189,7 +189,7 @@ def _iterate(program: _Program, p: int, status: Array, limit: Array | float, max
 
     ones = jnp.ones(count - 1, q.dtype)
     first = _Iterate(jnp.zeros_like(q), full(ones), ones, one, one)
-    return lax.while_loop(lambda at: at.status < 0, step, _State(first, first, one * jnp.inf, zero, zero, status))
+    return while_loop(lambda at: at.status < 0, step, _State(first, first, one * jnp.inf, zero, zero, status))
 
 
 def _residuals(program: _Program, at: _Iterate) -> tuple[Array, Array, Array]:
@@ -276,7 +276,7 @@ def _polished(program: _Program, p: int, state: _State, limit: Array | float) ->
         return new, jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best)
 
     start = _Polish(x, v, residual(x, v), active_at(v), jnp.zeros((), jnp.int32), jnp.array(True))
-    _, best = lax.while_loop(lambda carry: carry[0].go_on & (carry[0].steps < POLISH), step, (start, start))
+    _, best = while_loop(lambda carry: carry[0].go_on & (carry[0].steps < POLISH), step, (start, start))
     x, v = best.x, best.v
     error = jnp.where(best.steps > 0, best.error / (1 + _size(A @ x) + _size(A.T @ _multipliers(v, p))), state.least)
     error = jnp.minimum(error, state.least)

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
+
+from .._varying import fori_loop, while_loop
 
 # Each round halves the logarithms of the sizes that rows and columns differ by.
 ROUNDS = 10
@@ -44,7 +45,7 @@ def least_squares(matvec: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
         return x, jnp.full_like(matrix, jnp.nan)
 
     # At most once: unlike lax.cond this does not decompose every matrix of a batch, if none is singular.
-    x, _ = lax.while_loop(lambda state: ~regular & finite & ~jnp.isnan(state[1][0, 0]), by_svd, (direct, A))
+    x, _ = while_loop(lambda state: ~regular & finite & ~jnp.isnan(state[1][0, 0]), by_svd, (direct, A))
     return unravel(jnp.where(finite, columns * x, jnp.nan))
 
 
@@ -65,4 +66,4 @@ def equilibrate(A: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array
         return rows * root(jnp.max(sizes, 1)), columns * root(jnp.max(sizes, 0))
 
     ones = jnp.ones(A.shape[0], A.dtype)
-    return lax.fori_loop(0, ROUNDS, halve, (ones, ones))
+    return fori_loop(0, ROUNDS, halve, (ones, ones))

@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from .._dense import SMALLEST_PIVOT
+from .._varying import while_loop
 
 # The relative error that float32 results may have by a test with noise, some times smaller than what is promised.
 LARGEST_ERROR = 3e-4
@@ -36,8 +37,13 @@ def rounding_unit(eps: float) -> float:
 
 def dot(a: Vector, b: Vector) -> Array:
     """The real inner product."""
-    parts = [jnp.vdot(x, y, precision=lax.Precision.HIGHEST) for x, y in zip(a, b, strict=True)]
-    return reduce(operator.add, parts)
+    return reduce(operator.add, map(_inner, a, b))
+
+
+def _inner(x: Array, y: Array) -> Array:
+    if any(axis is not None for axis in jax.typeof(x).sharding.spec):  # an explicit sharding: vdot refuses it
+        return jnp.sum(x * y)
+    return jnp.vdot(x, y, precision=lax.Precision.HIGHEST)
 
 
 def norm(a: Vector) -> Array:
@@ -198,5 +204,5 @@ def refine(
         jnp.array(True),
         jnp.array(not noise_tells),
     )
-    x, _, residual, norm_A, steps, _, sure = lax.while_loop(unfinished, body, start)
+    x, _, residual, norm_A, steps, _, sure = while_loop(unfinished, body, start)
     return Outcome(x, small(x, residual, norm_A) & sure, steps, residual)

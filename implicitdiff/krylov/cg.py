@@ -1,9 +1,9 @@
 """Conjugate gradients."""
 
 import jax.numpy as jnp
-from jax import lax
 
 from .._dense import SMALLEST_PIVOT
+from .._varying import while_loop
 from ._cycle import Cycle, Krylov, Product, Vector, axpy, dot, norm
 
 
@@ -40,5 +40,5 @@ class CG(Krylov):
 
         zero = [jnp.zeros_like(leaf) for leaf in r]
         start = (zero, r, z, dot(r, z), norm(r), 0 * one, jnp.zeros((), jnp.int32), jnp.array(True))
-        d, _, _, _, _, norm_A, steps, definite = lax.while_loop(unfinished, body, start)
+        d, _, _, _, _, norm_A, steps, definite = while_loop(unfinished, body, start)
         return Cycle(d, steps, norm_A, definite)

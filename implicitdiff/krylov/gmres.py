@@ -4,8 +4,8 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
-from jax import lax
 
+from .._varying import while_loop
 from ._cycle import Cycle, Krylov, Product, Vector, norm, times
 
 
@@ -57,7 +57,7 @@ class GMRES(Krylov):
         basis = [jnp.zeros((m + 1, *leaf.shape), dtype).at[0].set(leaf) for leaf in first]
         start = (basis, jnp.eye(m + 1, dtype=dtype), jnp.zeros((m + 1, m), dtype), beta,
                  jnp.zeros((), dtype), jnp.zeros((), jnp.int32))  # fmt: skip
-        V, Q, R, _, norm_A, steps = lax.while_loop(unfinished, body, start)
+        V, Q, R, _, norm_A, steps = while_loop(unfinished, body, start)
         used = jnp.arange(m) < steps
         R = R[:m] + jnp.diag(jnp.where(used, 0, 1).astype(dtype))
         y = jsl.solve_triangular(R, jnp.where(used, beta * Q[:m, 0], 0))

@@ -3,8 +3,8 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 
+from .._varying import while_loop
 from ._cycle import Cycle, Krylov, Product, Vector, axpy, dot, times
 
 
@@ -59,5 +59,5 @@ class MINRES(Krylov):
             cs=nil - 1, sn=nil, delta=nil, epsilon=nil, phi=beta,
             residual=beta, norm_A=nil, step=jnp.zeros((), jnp.int32),
         )  # fmt: skip
-        end = lax.while_loop(unfinished, body, start)
+        end = while_loop(unfinished, body, start)
         return Cycle(end["d"], end["step"], end["norm_A"])

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from .._adjoint import Implicit
 from .._root import implicit_root
+from .._varying import while_loop
 from ..projection._arrays import check, floating, like
 
 Marginals = tuple[Float[Array, "... m"], Float[Array, "... n"]]
@@ -200,7 +201,7 @@ def _potential(
             length = state[0] / 4
             return length, columns(t, sinkhorn + length * newton)[2]
 
-        length, new_error = lax.while_loop(too_long, shorter, (jnp.full_like(t, 4.0), jnp.full_like(t, jnp.inf)))
+        length, new_error = while_loop(too_long, shorter, (jnp.full_like(t, 4.0), jnp.full_like(t, jnp.inf)))
         better = new_error < error
         h = jnp.where(better, sinkhorn + length * newton, sinkhorn)
         stalled = ~better & (t == 1) & (error <= attainable)
@@ -208,7 +209,7 @@ def _potential(
 
     h = jnp.zeros_like(b)
     state = 0, start, h, columns(start, h)[2], False
-    _, _, h, error, _ = lax.while_loop(searching, step, state)
+    _, _, h, error, _ = while_loop(searching, step, state)
     # Columns without mass follow the others.
     c = a @ _kernel(y, h, b)
     return jnp.where(b > 0, h - b @ h, h - jnp.log(c)), error

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float
+
+from .._varying import while_loop
 
 
 class Ray(NamedTuple):
@@ -85,7 +86,7 @@ def increasing_root(function: Callable[[Array], tuple[Array, Array]], low: Array
         return jnp.where(done, u, new), low, high, iteration + 1, done | converged
 
     start = jnp.clip(0.0, low, high)
-    u, *_ = lax.while_loop(unfinished, newton, (start, low, high, 0, jnp.zeros(start.shape, bool)))
+    u, *_ = while_loop(unfinished, newton, (start, low, high, 0, jnp.zeros(start.shape, bool)))
     return u
 
 

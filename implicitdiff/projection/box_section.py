@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
+from .._varying import while_loop
 from ._arrays import check, floating, like, magnitude, per_vector
 
 Bounds = tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]
@@ -112,7 +113,7 @@ def _near_root(v: Array, lower: Array, upper: Array, w: Array, c: Array) -> tupl
         return y, total + tau, moved, done | near | ~(moved < previous / 2)
 
     start = jnp.zeros_like(v[..., :1] + c)
-    y, tau, *_ = lax.while_loop(unfinished, solve_again, (v + start, start, start + jnp.inf, start > 0))
+    y, tau, *_ = while_loop(unfinished, solve_again, (v + start, start, start + jnp.inf, start > 0))
     return y, tau
 
 
@@ -164,7 +165,7 @@ def _multiplier(v: Array, lower: Array, upper: Array, w: Array, c: Array) -> Arr
         start = start + _between_kinks(v, lower, upper, w, c, jnp.concatenate(kinks, axis=-1))
     no = jnp.zeros(start.shape, bool)
     state = (start, start - jnp.inf, start + jnp.inf, jnp.zeros(start.shape, jnp.int32), no, 0, no)
-    tau, *_ = lax.while_loop(unfinished, newton, state)
+    tau, *_ = while_loop(unfinished, newton, state)
     return tau
 
 

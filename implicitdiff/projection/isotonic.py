@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from .._varying import fori_loop, while_loop
 from ._arrays import check, floating, per_vector
 
 
@@ -114,8 +115,8 @@ def pool(v: Float[Array, "... n"]) -> Float[Array, "... n"]:
 
         return _join(x, rows, level, total)
 
-    x = lax.fori_loop(0, in_row, join_within_rows, x)
-    x = lax.fori_loop(0, levels - in_row, join_rows, x)
+    x = fori_loop(0, in_row, join_within_rows, x)
+    x = fori_loop(0, levels - in_row, join_rows, x)
     return x.reshape(padded.shape)[..., :n]
 
 
@@ -163,7 +164,7 @@ def _join(
 
     m = low / 2 + high / 2
     tolerance = 2 * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
-    m, *_ = lax.while_loop(unfinished, newton, (m, low, high, ~(low < high)))
+    m, *_ = while_loop(unfinished, newton, (m, low, high, ~(low < high)))
     # One number for each pair: sums of the same entries may differ in rounding, and equal entries tell the blocks.
     m = m.reshape(-1)[(units >> (level + 1)) << (level + 1)]
     return jnp.where(low < high, jnp.where(side > 0, jnp.minimum(x, m), jnp.maximum(x, m)), x)

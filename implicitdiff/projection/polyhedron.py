@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from .._varying import while_loop
 from ._arrays import check, floating, like
 from .affine import project_affine
 
@@ -122,7 +123,7 @@ def _solve(v: Array, A: Array, b: Array, G: Array, h: Array) -> tuple[Array, Arr
 
     # Nothing agrees with the first active set, unless there are no inequalities.
     start = (v, jnp.zeros(h.shape, bool), v, jnp.array(False))
-    _, active, x, _ = lax.while_loop(unfinished, approach, start)
+    _, active, x, _ = while_loop(unfinished, approach, start)
     return active, x
 
 
@@ -188,7 +189,7 @@ def _interior_point(
     if m == 0:
         return g, g
     start = (jnp.ones_like(g), jnp.maximum(jnp.abs(g), 1.0), 0, done)
-    multiplier, slack, *_ = lax.while_loop(unfinished, step, start)
+    multiplier, slack, *_ = while_loop(unfinished, step, start)
     return multiplier, slack
 
 
@@ -225,5 +226,5 @@ def _confirm(
         new = jnp.where(blocked, active & ~first, active | worst)
         return new, jnp.where(new, jnp.maximum(multiplier, 0.0), 0.0), iteration + 1, jnp.all(new == active)
 
-    active, *_ = lax.while_loop(unfinished, mend, (active, multiplier, 0, jnp.array(False)))
+    active, *_ = while_loop(unfinished, mend, (active, multiplier, 0, jnp.array(False)))
     return active

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
+from .._varying import axes_of, varying, while_loop
 from ._arrays import check, floating, per_vector
 
 
@@ -105,9 +106,9 @@ def _simplex(v: Float[Array, "... n"], scale: Float[Array, "... #1"]) -> Float[A
         # From below the iterates increase and the support shrinks; rounding must not make it grow again.
         return tau + residual / jnp.maximum(count, 1), jnp.minimum(count, previous), previous
 
-    tau = jnp.broadcast_to(-scale, u[..., :1].shape)
+    tau = varying(jnp.broadcast_to(-scale, u[..., :1].shape), axes_of(u))
     count = jnp.full(tau.shape, v.shape[-1] + 1)
-    tau, _, _ = lax.while_loop(support_shrank, newton, (tau, count, count + 1))
+    tau, _, _ = while_loop(support_shrank, newton, (tau, count, count + 1))
     return jnp.maximum(u - tau, 0.0)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from .._varying import while_loop
 from ._arrays import check, floating, like, magnitude
 
 Marginals = tuple[Float[Array, "... m"], Float[Array, "... n"]]
@@ -136,7 +137,7 @@ def _near_solution(V: Array, a: Array, b: Array) -> Array:
         return jnp.where(done, V, times * Y), jnp.where(left > 1, left / times, left / 2), done | (left < 1)
 
     left = jnp.minimum(whole / first, jnp.finfo(V.dtype).max)
-    Y, *_ = lax.while_loop(unfinished, solve_again, (first * V, left, ~(left >= 1)))
+    Y, *_ = while_loop(unfinished, solve_again, (first * V, left, ~(left >= 1)))
     return unit * Y
 
 
@@ -183,9 +184,7 @@ def _potentials(V: Array, a: Array, b: Array, alpha: Array, beta: Array) -> tupl
             accepted = (gain >= 1e-4 * t * slope) | (largest(*gradient(moved)) <= error / 2)
             return ~(accepted | done | (t < smallest))
 
-        t = lax.while_loop(
-            lambda t: jnp.any(rejected(t)), lambda t: jnp.where(rejected(t), t / 2, t), jnp.ones_like(error)
-        )
+        t = while_loop(lambda t: jnp.any(rejected(t)), lambda t: jnp.where(rejected(t), t / 2, t), jnp.ones_like(error))
         stay, t_ = done[..., None], t[..., None]
         alpha, beta = jnp.where(stay, alpha, alpha + t_ * d_alpha), jnp.where(stay, beta, beta + t_ * d_beta)
         return alpha, beta, X > 0, t, iteration + 1, done
@@ -194,7 +193,7 @@ def _potentials(V: Array, a: Array, b: Array, alpha: Array, beta: Array) -> tupl
     width = jnp.max(V, axis=(-2, -1)) - jnp.min(V, axis=(-2, -1))
     scale = jnp.sum(a, axis=-1) + 0 * V[..., 0, 0]
     state = (alpha, beta, jnp.zeros(V.shape, bool), jnp.ones_like(scale), 0, jnp.zeros(scale.shape, bool))
-    alpha, beta, *_ = lax.while_loop(unfinished, newton, state)
+    alpha, beta, *_ = while_loop(unfinished, newton, state)
     return alpha, beta
 
 

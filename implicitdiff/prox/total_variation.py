@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from .._varying import while_loop
 from ._leaves import leafwise
 
 
@@ -97,7 +98,7 @@ def _solution(v: Float[Array, " n"], t: Float[Array, ""]) -> Float[Array, " n"]:
     knots = jnp.zeros((2 * n + 3, 3), v.dtype)
     ends, line, put = (n + 1, n), (one, -v[0]), (2 * n + 2, knots[0])
     start = (0, 1, ends, line, knots, put, jnp.zeros((n, 2), v.dtype))
-    bounds = lax.while_loop(lambda state: state[0] < n, step, jax.tree.map(jnp.asarray, start))[-1]
+    bounds = while_loop(lambda state: state[0] < n, step, jax.tree.map(jnp.asarray, start))[-1]
 
     def back(b, bound):
         a = jnp.clip(b, *bound)

@@ -14,6 +14,7 @@ from .._adjoint import Adjoint, Unrolled
 from .._decorators import stop
 from .._program import compiled_call
 from .._root import as_root, attach
+from .._varying import check_varies, while_loop
 from ._progress import Progress
 
 
@@ -95,6 +96,7 @@ class IterativeSolver:
 
     def _loop(self, init: PyTree, *args: Any) -> tuple[PyTree, Any]:
         progress = Progress(type(self).__name__, self.maxiter) if self.progress else None
+        check_varies(init, args)
 
         def body(carry):
             x, state = self.update(*carry, *args)
@@ -102,7 +104,7 @@ class IterativeSolver:
                 progress.show(state.iteration, state.error)
             return x, state
 
-        result = lax.while_loop(lambda carry: self._unfinished(carry[1]), body, (init, self.init_state(init, *args)))
+        result = while_loop(lambda carry: self._unfinished(carry[1]), body, (init, self.init_state(init, *args)))
         if progress is not None:
             progress.close(result[1].iteration, result[1].error)
         return result

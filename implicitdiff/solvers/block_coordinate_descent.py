@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
+from .._varying import fori_loop
 from ..optimality._condition import Condition
 from ._iterative import IterativeSolver
 
@@ -139,7 +139,7 @@ class BlockCoordinateDescent(IterativeSolver):
             return x.at[j].set(new), u, squared + jnp.sum((change / steps[j]) ** 2)
 
         zero = jnp.zeros((), x.dtype)
-        x, u, squared = lax.fori_loop(0, x.shape[0], step, (x, state.u, zero))
+        x, u, squared = fori_loop(0, x.shape[0], step, (x, state.u, zero))
         error = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), squared)
         return x, BlockCoordinateDescentState(state.iteration + 1, error, error <= self.tol, steps, u)
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax.tree_utils as otu
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .. import optimality
+from .._varying import while_loop
 from ._iterative import IterativeSolver
 
 
@@ -95,7 +95,7 @@ class ProximalGradient(IterativeSolver):
                 s, _, halvings = carry
                 return s / 2, moved(s / 2), halvings + 1
 
-            s, new, _ = lax.while_loop(too_long, halved, (s, moved(s), 0))
+            s, new, _ = while_loop(too_long, halved, (s, moved(s), 0))
         else:
             new = moved(s)
         step = otu.tree_sub(new, y)

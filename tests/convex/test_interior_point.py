@@ -37,7 +37,7 @@ def test_solutions_are_those_of_clarabel(shape):
 @pytest.mark.parametrize("tiny", [1e-5, 1e-6, 1e-7])
 def test_multipliers_and_slacks_that_are_both_tiny(tiny):
     """Of the order of the square root of the tolerance, where the iterates cannot tell which constraint is active."""
-    P, _, A, b, G, _ = random_qp(6, 2, 8, seed=1)
+    P, _, A, _, G, _ = random_qp(6, 2, 8, seed=1)
     random = np.random.default_rng(2)
     x = random.standard_normal(6)
     lam = np.array([1.0, tiny, 0.3 * tiny, 0, 0, 0, 0, 0])

@@ -1,0 +1,203 @@
+"""A deep equilibrium model: a network whose output is the fixed point of one layer, trained with five derivatives.
+
+x* = tanh(W x* + U u + b) for an image u, then logistic regression on x*. W = 2 kappa (I + V V')^-1 V has the singular
+values 2 kappa s / (1 + s^2) <= kappa < 1 for those s of V, so that the layer contracts and x* exists and is unique. All
+start from an orthogonal V, where all of them are kappa = 0.95. Forward for all: Anderson acceleration on the whole
+batch. Backward: the implicit function theorem, with GMRES on the whole batch or with a factorisation for each image;
+the first terms of the Neumann series (one of them: the one-step derivative); and the iterations themselves, Anderson's
+or plain ones. The digits of scikit-learn, float32.
+
+Two networks. In `all units` each unit sees the image and is read. In `apart` the image enters one half of the units
+and the other half is read: what is learned of U has to pass through W, and the one-step derivative in U is zero.
+
+Source: Bai, Kolter, Koltun, "Deep equilibrium models", 2019; Fung, Heaton, Li, McKenzie, Osher, Yin, "JFB:
+Jacobian-free backpropagation", 2022; Bolte, Pauwels, Vaiter, "One-step differentiation of iterative algorithms", 2023.
+"""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import scipy.stats
+from tqdm import tqdm
+
+from . import _equilibrium as model
+from ._equilibrium import FIRST
+from ._results import Results
+
+NETWORKS = ("all units", "apart")
+# Not trained with: the same gradient as another one's, at another price.
+SAME = ("implicit, LU for each image", "unrolled plain")
+MARGIN = 0.01  # of the accuracy: the whole interval of the difference has to lie above
+EXACT = dict(tol=1e-12, maxiter=400)  # of the forward solve, where only the error of the derivative is to show
+
+
+def run(results: Results, quick: bool, seed: int) -> None:
+    """Train with every derivative on every draw; error, time and memory of each gradient."""
+    seeds, epochs, units = (range(seed, seed + 2), 2, 16) if quick else (range(seed, seed + 5), 10, 64)
+    ways = model.ways()
+    if quick:
+        ways = {name: way for name, way in ways.items() if name in (FIRST, "one step")}
+    given = example(model.start(seed, units, NETWORKS[0]), seed)
+    steps = {name: jax.jit(model.training_step(way)).lower(*given).compile() for name, way in ways.items()}
+    scores = jax.jit(model.loss_of(ways[FIRST]))
+    runs = [
+        {"network": network, "derivative": name, "seed": draw}
+        | model.train(step, scores, model.digits(draw), model.start(draw, units, network), epochs, draw)
+        for network in NETWORKS
+        for draw in tqdm(seeds, network, disable=None, leave=False)
+        for name, step in steps.items()
+        if name not in SAME
+    ]  # fmt: skip
+    results.table("runs", [{key: value for key, value in row.items() if key != "params"} for row in runs])
+    accuracy = accuracies(runs, [name for name in ways if name not in SAME])
+    results.table("accuracy", accuracy)
+    trained = {row["network"]: row["params"] for row in runs if row["derivative"] == FIRST and row["seed"] == seed}
+    errors = gradient_errors(steps, trained, seed, units)
+    results.table("gradient", errors)
+    cost = costs(steps, example(trained["all units"], seed), 3 if quick else 40)
+    results.table("cost", cost)
+    results.figure("deep_equilibrium", draw(runs, errors, cost))
+    claims(results, accuracy, errors, cost)
+
+
+def accuracies(runs: list[dict[str, Any]], ways: list[str]) -> list[dict[str, Any]]:
+    """Mean accuracy, and its mean difference to the implicit derivative on the same draws with a 95 % interval."""
+    rows = []
+    for network in NETWORKS:
+        of = lambda name, what: np.array(  # noqa: E731
+            [row[what] for row in runs if (row["network"], row["derivative"]) == (network, name)]  # noqa: B023
+        )
+        for name in ways:
+            difference = of(name, "test accuracy") - of(FIRST, "test accuracy")
+            half = scipy.stats.t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / len(difference) ** 0.5
+            rows.append({
+                "network": network, "derivative": name, "test accuracy": float(of(name, "test accuracy").mean()),
+                "difference": float(difference.mean()), "+-": float(half),
+                "training loss": float(of(name, "training loss").mean()),
+                "iterations": float(of(name, "iterations").mean()), "finite": bool(of(name, "finite").all()),
+            })  # fmt: skip
+    return rows
+
+
+def gradient_errors(steps, trained: dict[str, Any], seed: int, units: int) -> list[dict[str, Any]]:
+    """Relative error of the gradient before and after training: as trained, and in float64 at a solution to 1e-12."""
+    given = {
+        (network, when): params
+        for network in NETWORKS
+        for when, params in (("before", model.start(seed, units, network)), ("after", trained[network]))
+    }
+    _, state, X, y = example(given[NETWORKS[0], "before"], seed)
+    exact = {key: model.exact_gradient(params, X, y) for key, params in given.items()}
+    precise_ways = model.ways(rtol=1e-12, **EXACT)
+    rows = []
+    for name, step in tqdm(steps.items(), "gradients", disable=None, leave=False):
+        fine = jax.jit(model.gradient_of(precise_ways[name]))
+        for (network, when), params in given.items():
+            wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+            rows.append({
+                "derivative": name, "network": network, "training": when,
+                "spectral radius": float(exact[network, when]["radius"]),
+                "error": model.relative_error(step(params, state, X, y)[-1], exact[network, when]),
+                "error, float64": model.relative_error(fine(wide, X.astype(float), y)[0], exact[network, when]),
+            })  # fmt: skip
+    return rows
+
+
+def example(params, seed: int) -> tuple:
+    """The arguments of a training step."""
+    data = model.digits(seed)
+    return params, model.optimizer.init(params), data.X[: model.BATCH], data.y[: model.BATCH]
+
+
+def costs(programs: dict[str, Any], given: tuple, repetitions: int) -> list[dict[str, Any]]:
+    """A training step of the trained network; compiled before, run in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for repetition in range(repetitions + 1):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program(*given))
+            if repetition:  # the first is a rehearsal
+                seconds[name].append(time.perf_counter() - start)
+    rows = []
+    for name, program in programs.items():
+        ratio = np.array(seconds[name]) / np.array(seconds[FIRST])
+        rows.append({
+            "derivative": name, "ms": 1e3 * float(np.median(seconds[name])), "ratio": float(np.median(ratio)),
+            "5 %": float(np.quantile(ratio, 0.05)), "95 %": float(np.quantile(ratio, 0.95)),
+            "MB": program.memory_analysis().temp_size_in_bytes / 1e6,
+        })  # fmt: skip
+    return rows
+
+
+MARKS = ("o", "P", "s", "^", "v", "*", "X")
+INKS = ("#1f77b4", "#17becf", "#2ca02c", "#9467bd", "#ff7f0e", "#d62728", "#8c564b")
+
+
+def draw(runs: list[dict[str, Any]], errors: list[dict[str, Any]], cost: list[dict[str, Any]]) -> plt.Figure:
+    """Error of the gradient against time of a training step; differences in accuracy on the same draw."""
+    figure, (left, *others) = plt.subplots(1, 3, figsize=(10.5, 3.6), layout="constrained", width_ratios=(1.4, 1, 1))
+    style = {
+        row["derivative"]: dict(marker=mark, color=ink, ms=7, ls="")
+        for row, mark, ink in zip(cost, MARKS, INKS, strict=False)
+    }
+    # It lies on the mark of the other implicit one.
+    style.get("implicit, LU for each image", {}).update(mfc="none", ms=11)
+    for row in cost:
+        worst = max(e["error"] for e in errors if e["derivative"] == row["derivative"] and e["training"] == "after")
+        left.loglog(row["ms"], worst, label=row["derivative"], **style[row["derivative"]])
+    left.set(xlabel="ms for a training step", ylabel="relative error of the gradient")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    for axis, network in zip(others, NETWORKS, strict=True):
+        table = {(row["derivative"], row["seed"]): row["test accuracy"] for row in runs if row["network"] == network}
+        for place, row in enumerate(cost):
+            points = [100 * (value - table[FIRST, s]) for (n, s), value in table.items() if n == row["derivative"]]
+            if points and row["derivative"] != FIRST:
+                axis.plot(np.full(len(points), place), points, alpha=0.6, **style[row["derivative"]])
+        axis.axhline(0, color=INKS[0], lw=1)
+        axis.set(title=network, xticks=[], xlabel="one mark a draw", ylabel="accuracy minus implicit's (points)")
+    return figure
+
+
+def claims(results: Results, accuracy, errors, cost) -> None:
+    """Which derivative is right, which one trains as well, and at which price."""
+    price = {row["derivative"]: row for row in cost}
+    after = {(row["network"], row["derivative"]): row for row in errors if row["training"] == "after"}
+    exact = [row["error, float64"] for row in errors if row["derivative"].startswith("implicit")]
+    results.claim(
+        "The implicit gradient is that of a dense linear solve in float64.",
+        "reproduced" if max(exact) < 1e-8 else "partly" if max(exact) < 1e-4 else "not reproduced",
+        f"Relative error at most {max(exact):.1e} at a solution to 1e-12; as trained, in float32 and with a tolerance "
+        f"of {model.TOLERANCE:g}, {max(row['error'] for row in errors if row['derivative'] == FIRST):.1e}.",
+    )  # fmt: skip
+    cheap = [name for name in price if name.startswith("Neumann") or name == "one step"]
+    off = {name: [after[network, name]["error"] for network in NETWORKS] for name in cheap}
+    falling = all(np.all(np.diff([off[name][i] for name in cheap]) >= 0) for i in range(len(NETWORKS)))
+    results.claim(
+        "The error of the Neumann series falls with its terms.", "reproduced" if falling else "not reproduced",
+        "; ".join(f"{name} {near:.2g} and {far:.2g}" for name, (near, far) in off.items())
+        + f" ({' and '.join(NETWORKS)}).",
+    )  # fmt: skip
+    for network in NETWORKS:
+        rows = {row["derivative"]: row for row in accuracy if row["network"] == network}
+        reach = [rows[name]["difference"] - rows[name]["+-"] >= -MARGIN for name in cheap]
+        status = "reproduced" if all(reach) else "partly" if any(reach) else "not reproduced"
+        results.claim(
+            f"{network}: with the cheap derivatives at most {100 * MARGIN:g} point of accuracy is lost.", status,
+            "; ".join(_difference(rows[name]) for name in cheap) + f"; exact {rows[FIRST]['test accuracy']:.3f}.",
+        )  # fmt: skip
+    for name in (name for name in price if name.startswith("unrolled")):
+        slower, larger = price[name]["5 %"] > 1, price[name]["MB"] > price[FIRST]["MB"]
+        results.claim(
+            f"Implicit takes less time and memory than {name}.",
+            "reproduced" if slower and larger else "partly" if slower or larger else "not reproduced",
+            f"{price[name]['ratio']:.1f} ({price[name]['5 %']:.1f} to {price[name]['95 %']:.1f}) times the time, "
+            f"{price[name]['MB']:.1f} against {price[FIRST]['MB']:.1f} MB.",
+        )  # fmt: skip
+
+
+def _difference(row: dict[str, Any]) -> str:
+    return f"{row['derivative']} {100 * row['difference']:+.1f} +- {100 * row['+-']:.1f} points"

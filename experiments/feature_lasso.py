@@ -1,0 +1,278 @@
+"""The lasso with one weight a feature, thousands of them, tuned on a validation set.
+
+A gene's expression from that of the 4,918 others in the patients of DBCD (SurvSet): split i predicts the gene of i-th
+largest variance, 177 patients train, 59 validate, 59 test.
+
+    min over w > 0 of |X_val x*(w) - y_val|^2 / m_val,   x*(w) = argmin_x 1/2m |X x - y|^2 + sum_j w_j |x_j|
+
+by `bilevel.minimize` in log w, from the best single weight. Where x_j = 0 the derivative in w_j is zero: what is tuned
+is the support's. Beside it: a single weight by grids and by `bilevel.minimize`; the adaptive lasso, w_j = t / |X_j'y|
+with one t to tune; a penalty gamma sum_j (log w_j - log w_0)^2 (gamma was fixed beforehand); and scikit-learn's
+LassoCV, which sees training and validation patients together.
+
+Source: Bertrand et al., "Implicit differentiation of Lasso-type models for hyperparameter optimization", 2020; of the
+adaptive lasso from marginal regression: Huang, Ma, Zhang, "Adaptive lasso for sparse high-dimensional regression
+models", 2008; of the corrected intervals: Nadeau, Bengio, "Inference for the generalization error", 2003.
+"""
+
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.linear_model import LassoCV
+from tqdm import tqdm
+
+import implicitdiff as idf
+
+from . import _genes, _lasso
+from ._results import COLOURS, Results
+
+SHARES = 0.6, 0.8
+PENALTIES = 1e-3, 1e-2
+SMALLEST = 1e-2  # of the weights of a grid, beside the smallest that makes x zero
+# A single weight is soon found, often at a kink of the validation error, where no gradient becomes small.
+STEPS_OF_ONE = 10
+FEATURES = "a weight a feature"
+METHODS = {"grid": "one weight, grid of {}", "bilevel": "one weight, bilevel", "adaptive": "adaptive lasso, bilevel",
+           "cv": "LassoCV on both parts"}  # fmt: skip
+
+
+def expressions(quick: bool) -> np.ndarray:
+    """Patients and genes, those of large variance first."""
+    table = _genes.frame("DBCD").filter(like="num_").to_numpy(float)
+    ordered = table[:, np.argsort(-table.var(0), kind="stable")]
+    return ordered[:, :600] if quick else ordered
+
+
+def split(table: np.ndarray, target: int, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(X, y) of each part, standardised by the training part."""
+    order = np.random.default_rng([seed, target]).permutation(len(table))
+    parts = np.split(order, [round(share * len(table)) for share in SHARES])
+    X, y = np.delete(table, target, axis=1), table[:, target]
+    train = parts[0]
+    X = (X - X[train].mean(0)) / X[train].std(0)
+    y = (y - y[train].mean()) / y[train].std()
+    return {name: (X[rows], y[rows]) for name, rows in zip(("train", "validation", "test"), parts, strict=True)}
+
+
+def error(x, data) -> float:
+    """Mean squared error; targets have variance 1 on the training part."""
+    return float(np.mean((data[0] @ np.asarray(x) - data[1]) ** 2))
+
+
+def largest(X: np.ndarray, y: np.ndarray) -> float:
+    """The smallest single weight at which x is zero."""
+    return float(np.max(np.abs(X.T @ y)) / len(y))
+
+
+def grid(data: dict, number: int) -> tuple[np.ndarray, float, int]:
+    """The single weight of least validation error: (x, weight, solves). From the largest down, each from the last."""
+    X, y = data["train"]
+    x, best = np.zeros(X.shape[1]), (np.inf, np.zeros(X.shape[1]), 0.0)
+    for weight in largest(X, y) * np.geomspace(1, SMALLEST, number):
+        x = _lasso.fit(x, X, y, np.full(X.shape[1], weight))
+        best = min(best, (error(x, data["validation"]), x, weight), key=lambda found: found[0])
+    return best[1], best[2], number
+
+
+@partial(jax.jit, static_argnames="steps")
+def tune(data: dict, stepsize, start, shape, x0, gamma, steps: int):
+    """Weights `theta * shape` from theta = start, one number or as many as features."""
+    X, y = data["validation"]
+    outer = lambda t, x: jnp.mean((X @ x - y) ** 2) + gamma * jnp.sum(jnp.log(t / start) ** 2)  # noqa: E731
+    inner = _lasso.solve, _lasso.condition(stepsize)
+    return idf.bilevel.minimize(
+        outer, inner, start, x0=x0, args=lambda t: (data["train"], t * shape), log=True, max_steps=steps, tol=1e-4
+    )
+
+
+def study(table: np.ndarray, target: int, seed: int, grids: tuple[int, ...], steps: int) -> list[dict]:
+    """All methods on one split."""
+    data = split(table, target, seed)
+    X, y = data["train"]
+    p, rows = X.shape[1], []
+    stepsize = len(y) / np.linalg.norm(X, 2) ** 2
+
+    def note(method, x, solves, seconds, spread=1.0):
+        rows.append({
+            "target": target, "method": method, "test error": error(x, data["test"]),
+            "validation error": error(x, data["validation"]), "training error": error(x, data["train"]),
+            "support": int(np.count_nonzero(x)), "inner solves": int(solves), "seconds": seconds, "spread": spread,
+        })  # fmt: skip
+
+    def tuned(method, start, shape, x0, gamma, before=0):
+        begin = time.perf_counter()
+        longest = min(steps, STEPS_OF_ONE) if np.ndim(start) == 0 else steps
+        found = tune(data, stepsize, start, shape, x0, gamma, longest)
+        weights = np.asarray(found.theta * shape)
+        # The fit of these weights: the x of the search is the one after a Newton step.
+        x = _lasso.fit(np.asarray(found.x), X, y, weights)
+        solves = before + np.nansum(found.history.evaluations)
+        moved = np.exp(np.max(np.abs(np.log(np.asarray(found.theta / start)))))
+        note(method, x, solves, time.perf_counter() - begin, float(moved))
+        return found, x, solves
+
+    for number in grids:
+        begin = time.perf_counter()
+        x, _, solves = grid(data, number)
+        note(METHODS["grid"].format(number), x, solves, time.perf_counter() - begin)
+    top, zero, ones = largest(X, y), np.zeros(p), np.ones(p)
+    single, x, solves = tuned(METHODS["bilevel"], 0.1 * top, ones, zero, 0.0)
+    # The same correlation with y for all: weights of mean 1 where features matter most.
+    shape = top / np.maximum(np.abs(X.T @ y) / len(y), 1e-3 * top)
+    tuned(METHODS["adaptive"], 0.1 * top, shape, zero, 0.0)
+    for gamma in (0.0, *PENALTIES):
+        name = FEATURES + (f", penalty {gamma:g}" if gamma else "")
+        tuned(name, np.full(p, float(single.theta)), ones, x, gamma, solves)
+    begin = time.perf_counter()
+    both = [np.concatenate([a, b]) for a, b in zip(data["train"], data["validation"], strict=True)]
+    alphas = top * np.geomspace(1, SMALLEST, grids[-1])
+    model = LassoCV(alphas=alphas, cv=5, fit_intercept=False, tol=1e-6, max_iter=20_000).fit(*both)
+    note(METHODS["cv"], model.coef_, 5 * len(alphas) + 1, time.perf_counter() - begin)
+    return rows
+
+
+def derivative(table: np.ndarray, seed: int, repetitions: int) -> list[dict]:
+    """The gradient of the validation error in all weights, by the whole system and by that of the support."""
+    data = split(table, 0, seed)
+    x, weight, _ = grid(data, 20)
+    (X, y), weights = data["train"], np.full(len(x), weight)
+    x = _lasso.fit(x, X, y, weights, 0.0)
+    stepsize, (V, t), S = len(y) / np.linalg.norm(X, 2) ** 2, data["validation"], np.flatnonzero(x)
+    capacity = 32 * -(-len(S) // 32)
+
+    def attached(adjoint):
+        return lambda weights, x, data: idf.implicit_fixed_point(
+            _lasso.condition(stepsize), x, data, weights, adjoint=adjoint
+        )
+
+    ways = {
+        f"all {len(x)} unknowns, conjugate gradients (default)": attached(None),
+        f"the {capacity} largest, support among them": lambda weights, x, data: _lasso.restricted(
+            x, data, weights, stepsize, capacity
+        ),
+        f"all {len(x)} unknowns, LU": attached(idf.Implicit(linear_solver=lx.LU())),
+    }
+    # On the support X_S'(X_S x_S - y) / m = -w sign(x_S): dx_S = -(X_S'X_S / m)^-1 diag(sign(x_S)) dw_S.
+    exact = np.zeros(len(x))
+    slope = 2 * V.T @ (V @ x - t) / len(t)
+    exact[S] = -np.sign(x[S]) * np.linalg.solve(X[:, S].T @ X[:, S] / len(y), slope[S])
+    compiled, seconds, rows = {}, {name: [] for name in ways}, []
+    values = (jnp.asarray(weights), jnp.asarray(x), data["train"])
+    for name, way in ways.items():
+        gradient = jax.jit(jax.grad(lambda *a, way=way: jnp.mean((V @ way(*a) - t) ** 2)))
+        begin = time.perf_counter()
+        compiled[name] = gradient.lower(*values).compile()
+        found = np.asarray(compiled[name](*values))
+        rows.append({
+            "system": name, "support": len(S), "milliseconds": 0.0, "5 %": 0.0, "95 %": 0.0,
+            "times the restricted": 0.0,
+            "relative error": float(np.linalg.norm(found - exact) / np.linalg.norm(exact)),
+            "temporary MB": compiled[name].memory_analysis().temp_size_in_bytes / 1e6,
+            "compiled and run once in s": time.perf_counter() - begin,
+        })  # fmt: skip
+    for i in range(repetitions):
+        for name, program in compiled.items():
+            if i < 3 or not name.endswith("LU"):
+                begin = time.perf_counter()
+                jax.block_until_ready(program(*values))
+                seconds[name].append(1e3 * (time.perf_counter() - begin))
+    restricted = np.array(list(seconds.values())[1])
+    for row, spent in zip(rows, seconds.values(), strict=True):
+        low, middle, high = np.quantile(spent, (0.05, 0.5, 0.95))
+        ratio = np.median(np.array(spent) / restricted[: len(spent)])
+        row.update({"milliseconds": middle, "5 %": low, "95 %": high, "times the restricted": ratio})
+    return rows
+
+
+def half_width(values: np.ndarray) -> float:
+    """1.96 standard errors of the mean, corrected for training sets in common (Nadeau, Bengio)."""
+    return float(1.96 * np.std(values, ddof=1) * np.sqrt(1 / len(values) + (1 - SHARES[1]) / SHARES[0]))
+
+
+def run(results: Results, quick: bool, seed: int) -> None:
+    """The cost of the derivative, and what tuning thousands of weights brings."""
+    table = expressions(quick)
+    costs = derivative(table, seed, 5 if quick else 30)
+    results.table("derivative", costs)
+    splits, grids, steps = (2, (10, 30), 6) if quick else (12, (10, 100), 30)
+    rows = [
+        row for i in tqdm(range(splits), desc="splits", disable=None) for row in study(table, i, seed, grids, steps)
+    ]
+    results.table("splits", rows)
+    columns = {name: {key: np.array([row[key] for row in rows if row["method"] == name], float) for key in rows[0]
+                      if key != "method"} for name in dict.fromkeys(row["method"] for row in rows)}  # fmt: skip
+    reference = METHODS["grid"].format(grids[-1])
+    summary = []
+    for name, column in columns.items():
+        # Targets differ by how well they can be predicted: ratios.
+        gap = 100 * np.log(column["test error"] / columns[reference]["test error"])
+        summary.append({
+            "method": name, "test error": column["test error"].mean(), "% against the grid": gap.mean(),
+            "+-": half_width(gap), "better": int(np.sum(gap < 0)), "worse": int(np.sum(gap > 0)),
+            "validation error": column["validation error"].mean(), "training error": column["training error"].mean(),
+            "support": float(np.median(column["support"])), "inner solves": float(np.median(column["inner solves"])),
+            "largest factor of a weight": float(np.median(column["spread"])),
+        })  # fmt: skip
+    results.table("summary", summary)
+    results.figure("errors", draw(columns, reference))
+    claims(results, costs, {row["method"]: row for row in summary}, reference)
+
+
+def draw(columns: dict, reference: str) -> plt.Figure:
+    """Test and validation error of each split beside that of the grid."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.0), sharey=True, layout="constrained")
+    names = [name for name in columns if name != reference]
+    for axis, kind in zip(axes, ("validation error", "test error"), strict=True):
+        for i, name in enumerate(names):
+            ratio = columns[name][kind] / columns[reference][kind]
+            colour = COLOURS["implicit"] if name.startswith(FEATURES) else COLOURS["bound"]
+            axis.plot(ratio, i + np.linspace(-0.2, 0.2, len(ratio)), ".", color=colour, alpha=0.4)
+            axis.plot(np.exp(np.mean(np.log(ratio))), i, "D", color=colour)
+        axis.axvline(1.0, color="black", linewidth=0.8)
+        axis.set(xlabel=f"{kind} / that of the {reference.split(', ')[1]}", yticks=range(len(names)), xscale="log")
+        axis.xaxis.set_major_formatter("{x:.2g}")
+        axis.xaxis.set_minor_formatter("{x:.2g}")
+        axis.tick_params(axis="x", which="minor", labelsize=7)
+    axes[0].set_yticklabels(names)
+    axes[0].invert_yaxis()
+    axes[0].set_title("what is tuned")
+    axes[1].set_title("what counts")
+    return figure
+
+
+def claims(results: Results, costs: list[dict], summary: dict[str, dict], reference: str) -> None:
+    """Whether the restriction pays, whether search beats the grid, and whether many weights do."""
+    whole, support, formed = costs
+    ratio = whole["times the restricted"]
+    results.claim(
+        "The linear system of the support alone makes the derivative cheaper, and as exact.",
+        "reproduced" if ratio > 2 and support["relative error"] < 1e-6 else "partly" if ratio > 1 else "not reproduced",
+        f"{support['milliseconds']:.2g} ms against {whole['milliseconds']:.2g} ms by conjugate gradients on all "
+        f"unknowns ({ratio:.2g} times) and {formed['milliseconds']:.2g} ms by LU; relative errors "
+        f"{support['relative error']:.0e}, {whole['relative error']:.0e} and {formed['relative error']:.0e}; "
+        f"support {support['support']}.",
+    )  # fmt: skip
+    one, fine = summary[METHODS["bilevel"]], summary[reference]
+    same = abs(one["% against the grid"]) < 2 or abs(one["% against the grid"]) < one["+-"]
+    fewer = one["inner solves"] < fine["inner solves"] / 2
+    results.claim(
+        "One weight found by its derivative is as good as the fine grid's, in fewer inner solves.",
+        "reproduced" if same and fewer else "partly" if same or fewer else "not reproduced",
+        f"{one['% against the grid']:+.1f} +- {one['+-']:.1f} % test error, {one['inner solves']:.0f} inner solves "
+        f"against {fine['inner solves']:.0f}.",
+    )  # fmt: skip
+    for name, row in summary.items():
+        if name.startswith(FEATURES):
+            gap = row["% against the grid"]
+            results.claim(
+                f"{name.capitalize()}: a lower test error than one weight for all.",
+                "reproduced" if gap + row["+-"] < 0 else "partly" if gap < 0 else "not reproduced",
+                f"{gap:+.1f} +- {row['+-']:.1f} %, better on {row['better']} and worse on {row['worse']} targets; "
+                f"validation error {row['validation error']:.3f} against {fine['validation error']:.3f}, training "
+                f"error {row['training error']:.3f} against {fine['training error']:.3f}.",
+            )  # fmt: skip

@@ -1,0 +1,269 @@
+"""The paper's first experiment: the regularisation of a multiclass support vector machine, by gradient descent.
+
+Implicit against unrolled differentiation of the dual problem's solution: runtime of an outer iteration against the
+number of features, memory against the number of inner steps, and the outer loss that is reached. Solver and condition
+are chosen independently. The solvers make a fixed number of steps and stop early, so that each point tells how wrong
+its hyper-gradient is: by its residuals, by an estimate, and against finite differences of converged solutions.
+
+Unrolled is timed twice, for it depends on how the loop is written: see `_svm.unrolled` and `_svm.unrolled_plain`.
+Reduced against the paper, so that all ends in ten minutes: 250 inner steps (25 of block coordinate descent, each
+through all 700 blocks) where it makes 2,500 (500), 60 outer steps where it makes 150, 3 to 20 repetitions, all sizes
+for the projected gradient only. Its step is 1/L instead of 5e-4. Float32, as in the paper; the judge works in float64.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from . import _svm as svm
+from ._results import Results
+from ._svm import DEFAULT, KINDS
+from ._svm_claims import claims
+from ._svm_figures import draw_loss, draw_memory, draw_runtime
+
+PAIRS = [
+    (svm.PROJECTED, svm.MIRROR), (svm.MIRROR, svm.PROJECTED), (svm.MIRROR, svm.MIRROR), (svm.BLOCKS, svm.PROJECTED),
+    (svm.BLOCKS, svm.MIRROR),
+]  # fmt: skip
+
+
+class Sizes(NamedTuple):
+    """m and m_val examples; p of the main pair and of the others; inner steps; seconds for repetitions."""
+
+    m: int = 700
+    m_val: int = 200
+    p: tuple[int, ...] = (100, 250, 500, 750, 1000, 2000, 3000, 4000, 5000, 7500, 10_000)
+    p_pairs: tuple[int, ...] = (100, 500)
+    p_memory: int = 1000
+    pairs: tuple[tuple[str, str], ...] = tuple(PAIRS)
+    steps: int = 250
+    outer_steps: int = 60
+    memory: tuple[int, ...] = (25, 250, 2500)
+    seconds: float = 6.0
+    # There the unrolled program of a loop with a condition is left out: it takes minutes, and 7 GB at p = 10,000.
+    not_unrolled: tuple[int, ...] = (5000, 7500)
+
+
+QUICK = Sizes(150, 60, (80,), (80,), 80, ((svm.BLOCKS, svm.PROJECTED),), 150, 8, (150, 600), 0.2)
+
+
+class Program(NamedTuple):
+    """A compiled (lam, data) -> ((loss, x), gradient), the seconds that took, the bytes it needs beside its data."""
+
+    call: Callable
+    seconds: float
+    bytes: int
+
+
+RATE = 5e-3  # the paper's
+FIRST = 0.3  # the length of the first step on real data, whose losses have other sizes; about what 5e-3 makes above
+
+PROGRAMS: dict[tuple, Program] = {}
+
+
+def compiled(data: svm.Data, make: Callable, *args: Any) -> Program:
+    """The program of make(*args), compiled ahead of time, so that this is timed apart, and once for each shape."""
+    key = (make, *args, *(array.shape for array in data))
+    if key not in PROGRAMS:
+        PROGRAMS[key] = _compiled(make(*args), data)
+    return PROGRAMS[key]
+
+
+def _compiled(loss: Callable, data: svm.Data) -> Program:
+    start = time.perf_counter()
+    call = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(jnp.float32(0), data).compile()
+    return Program(call, time.perf_counter() - start, call.memory_analysis().temp_size_in_bytes)
+
+
+def steps_of(solver: str, steps: int) -> int:
+    return max(steps // 10, 1) if solver == svm.BLOCKS else steps
+
+
+def programs(solver: str, conditions: tuple[str, ...], steps: int, data: svm.Data, conditional: bool) -> dict:
+    """Of a solver: implicit for each condition, and unrolled."""
+    n = steps_of(solver, steps)
+    made = {("implicit", of): compiled(data, svm.implicit, solver, of, n) for of in conditions}
+    if conditional:
+        made[KINDS[1], ""] = compiled(data, svm.unrolled, solver, n)
+    made[KINDS[2], ""] = compiled(data, svm.unrolled_plain, solver, n)
+    return made
+
+
+def interleaved(made: dict, data: svm.Data, seconds: float) -> tuple[dict, dict]:
+    """Seconds of each program, one after the other in turn (3 to 20 turns), and what they return."""
+    lam = jnp.float32(0)
+    returned = {key: jax.block_until_ready(program.call(lam, data)) for key, program in made.items()}
+    times: dict[Any, list[float]] = {key: [] for key in made}
+    end = time.perf_counter() + seconds
+    while len(turns := next(iter(times.values()))) < 3 or (time.perf_counter() < end and len(turns) < 20):
+        for key, program in made.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program.call(lam, data))
+            times[key].append(time.perf_counter() - start)
+    return {key: np.array(value) for key, value in times.items()}, returned
+
+
+def points(
+    name: str, solver: str, conditions: tuple[str, ...], data: svm.Data, sizes: Sizes, judge: dict
+) -> list[dict]:
+    """A row for each condition: times, memory, residuals and errors at lam = 0."""
+    p, true = data.X.shape[1], judge["truth"]
+    made = programs(solver, conditions, sizes.steps, data, p not in sizes.not_unrolled)
+    times, returned = interleaved(made, data, sizes.seconds)
+    rows = []
+    for of in conditions:
+        (loss, x), gradient = returned["implicit", of]
+        if of not in judge:
+            judge[of] = jax.jit(svm.judged(of))
+        known = {key: float(value) for key, value in judge[of](x, jnp.float32(0), data).items()}
+        row = {"data": name, "solver": solver, "condition": of, "p": p, "inner steps": steps_of(solver, sizes.steps),
+               "repetitions": len(times["implicit", of])}  # fmt: skip
+        for kind in KINDS:
+            seconds = times.get((kind, of if kind == KINDS[0] else ""), np.array([np.nan]))
+            row[f"s {kind}"] = float(np.median(seconds))
+            if kind != KINDS[0]:
+                low, middle, high = np.percentile(seconds / times["implicit", of][: len(seconds)], (5, 50, 95))
+                row |= {f"ratio {kind}": float(middle), f"ratio {kind} 5 %": float(low),
+                        f"ratio {kind} 95 %": float(high)}  # fmt: skip
+        for kind in KINDS:
+            program = made.get((kind, of if kind == KINDS[0] else ""))
+            row[f"compile s {kind}"] = np.nan if program is None else program.seconds
+            row[f"MB {kind}"] = np.nan if program is None else program.bytes / 1e6
+        by_steps = float(returned[KINDS[2], ""][1])
+        row |= {
+            "outer loss": float(loss), "true loss": true.loss, "optimality residual": known["residual"],
+            "linear residual": known["linear"], "gradient implicit": float(gradient),
+            "gradient unrolled": by_steps, "true gradient": true.gradient,
+            "estimated error": known["error"], "true error": abs(float(gradient) - true.gradient),
+            "true error unrolled": abs(by_steps - true.gradient), "truth's residual": true.residual,
+        }  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def grid(sizes: Sizes, seed: int) -> list[dict]:
+    """All sizes for the projected gradient, some for the other pairs."""
+    rows = []
+    for p in tqdm(sizes.p, desc="sizes", disable=None):
+        data = svm.synthetic(p, sizes.m, sizes.m_val, seed)
+        judge: dict[str, Any] = {"truth": svm.truth(data, 0.0)}
+        todo = {svm.PROJECTED: [svm.PROJECTED]}
+        for solver, of in sizes.pairs if p in sizes.p_pairs else ():
+            todo.setdefault(solver, []).append(of)
+        for solver, conditions in todo.items():
+            rows += points("make_classification", solver, tuple(conditions), data, sizes, judge)
+    return rows
+
+
+def memory(sizes: Sizes, seed: int, quick: bool) -> list[dict]:
+    """Megabytes that the compiled programs need beside their data; nothing is run."""
+    data = svm.synthetic(sizes.p_memory, sizes.m, sizes.m_val, seed)
+    of = svm.PROJECTED
+    kinds: dict[str, Callable] = {
+        KINDS[0]: lambda steps: (svm.implicit, of, of, steps),
+        KINDS[1]: lambda steps: (svm.unrolled, of, steps),
+        KINDS[2]: lambda steps: (svm.unrolled_plain, of, steps),
+    }
+    if not quick:
+        kinds[DEFAULT] = lambda steps: (svm.implicit, of, of, steps, True)
+    return [
+        {"p": data.X.shape[1], "inner steps": steps}
+        | {f"MB {kind}": compiled(data, *what(steps)).bytes / 1e6 for kind, what in kinds.items()}
+        for steps in tqdm(sizes.memory, desc="memory", disable=None)
+    ]
+
+
+def descend(
+    program: Program, data: svm.Data, steps: int, rate: float, constant: int = 100
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses and lam of gradient descent on lam, with a step size that falls like 1/sqrt after the constant steps."""
+    lam, losses, lams = jnp.float32(0), [], []
+    for i in tqdm(range(steps), desc="outer steps", disable=None, leave=False):
+        (loss, _), gradient = program.call(lam, data)
+        losses.append(float(loss))
+        lams.append(float(lam))
+        lam -= jnp.float32(rate / np.sqrt(max(i + 1 - constant, 1))) * gradient
+    return np.array(losses), np.array(lams)
+
+
+def curves(sizes: Sizes, seed: int) -> dict[tuple[str, str], np.ndarray]:
+    """The outer loss along the outer steps, for each solver with its own condition, implicit and unrolled."""
+    data = svm.synthetic(sizes.p[min(1, len(sizes.p) - 1)], sizes.m, sizes.m_val, seed)
+    found = {}
+    for solver in dict.fromkeys([svm.PROJECTED, *(solver for solver, _ in sizes.pairs)]):
+        # The projected gradient's condition: with that of mirror descent a step takes seconds (see the table).
+        made = programs(solver, (svm.PROJECTED,), sizes.steps, data, conditional=False)
+        for (kind, _), program in made.items():
+            found[solver, "implicit" if kind == KINDS[0] else "unrolled"] = descend(
+                program, data, sizes.outer_steps, RATE
+            )[0]
+    return found
+
+
+def real(sizes: Sizes, seed: int) -> tuple[list[dict], dict]:
+    """The same on real data: one point each, and the losses of gradient descent."""
+    rows, found = [], {}
+    for name, load in (("tissues", svm.tissues), ("digits", svm.digits)):
+        data = load(seed)
+        judge: dict[str, Any] = {"truth": svm.truth(data, 0.0)}
+        rows += points(name, svm.PROJECTED, (svm.PROJECTED,), data, sizes, judge)
+        rate = FIRST / abs(rows[-1]["gradient implicit"])
+        for (kind, _), program in programs(svm.PROJECTED, (svm.PROJECTED,), sizes.steps, data, False).items():
+            losses, lams = descend(program, data, sizes.outer_steps, rate, constant=30)
+            found[name, kind] = losses
+            rows[-1] |= {f"loss reached, {kind}": losses[-1], f"lam reached, {kind}": lams[-1]}
+    return rows, found
+
+
+SHOWN = ("solver", "condition", "p", "inner steps", "s implicit", "s unrolled", "s unrolled, plain loop")
+KNOWN = ("solver", "condition", "p", "optimality residual", "linear residual", "gradient implicit", "gradient unrolled",
+         "true gradient", "estimated error", "true error", "true error unrolled")  # fmt: skip
+
+
+def brief(rows: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Of the full rows, what is to be read: times with their ranges, and errors."""
+    times = []
+    for row in rows:
+        short = {key: row[key] for key in SHOWN}
+        for kind in KINDS[1:]:
+            middle, low, high = (row[f"ratio {kind}{end}"] for end in ("", " 5 %", " 95 %"))
+            short[f"{kind} / implicit"] = f"{middle:.2f} ({low:.2f}-{high:.2f})"
+        short["compile s"] = " / ".join(f"{row[f'compile s {kind}']:.1f}" for kind in KINDS)
+        times.append(short | {f"MB {kind}": row[f"MB {kind}"] for kind in KINDS})
+    return times, [{key: row[key] for key in KNOWN} for row in rows]
+
+
+def run(results: Results, quick: bool, seed: int) -> None:
+    """Runtime and errors, memory, outer losses, real data."""
+    sizes = QUICK if quick else Sizes()
+    rows = grid(sizes, seed)
+    results.table("all", rows)
+    times, errors = brief(rows)
+    results.table("runtime", times)
+    results.table("errors", errors)
+    used = memory(sizes, seed, quick)
+    results.table("memory", used)
+    losses = curves(sizes, seed)
+    results.table("loss", [
+        {"outer step": i} | {f"{solver}, {kind}": float(values[i]) for (solver, kind), values in losses.items()}
+        for i in range(0, sizes.outer_steps, max(sizes.outer_steps // 10, 1))
+    ])  # fmt: skip
+    on_real, real_losses = ([], {}) if quick else real(sizes, seed)
+    if on_real:
+        reached = [key for key in on_real[0] if "reached" in key]
+        results.table("real", [{key: row[key] for key in ("data", *KNOWN[2:], *reached)} for row in on_real])
+        short, _ = brief(on_real)
+        results.table(
+            "real_runtime", [{"data": row["data"]} | times for row, times in zip(on_real, short, strict=True)]
+        )
+    results.figure(
+        "runtime", draw_runtime([row for row in rows if (row["solver"], row["condition"]) == (svm.PROJECTED,) * 2])
+    )
+    results.figure("memory", draw_memory(used))
+    results.figure("loss", draw_loss(losses, real_losses))
+    claims(results, rows, used, losses, real_losses)
