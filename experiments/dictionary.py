@@ -61,7 +61,8 @@ def logistic_regression(name: str, C: float) -> LogisticRegression:
     """Scikit-learn's, whose l1 is spelled in two ways."""
     l1, new = name.startswith("l1"), tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 8)
     kind = dict(l1_ratio=float(l1)) if new else dict(penalty="l1" if l1 else "l2")
-    return LogisticRegression(C=C, solver="liblinear" if l1 else "lbfgs", max_iter=2000, **kind)
+    solver = "liblinear" if l1 else "lbfgs"  # liblinear visits the features in random order
+    return LogisticRegression(C=C, solver=solver, tol=1e-5, max_iter=2000, random_state=0, **kind)
 
 
 def on_genes(name: str, split: _genes.Split, grid: np.ndarray) -> Found:
@@ -187,10 +188,13 @@ def along(found: dict[str, Found], weights: tuple[tuple, tuple]) -> list[dict]:
 
 def compare(label: str, values: dict[str, np.ndarray], other: str, share: float) -> dict:
     """Task-driven minus another classifier, split by split."""
-    gap = np.round(values[TASK] - values[other], 9)  # what is equal but for rounding is no win
-    return {"data": label, "task-driven minus": other, "difference": gap.mean(), "+-": half_width(gap),
-            "+- corrected": half_width(gap, share), "better": int(np.sum(gap > 0)),
-            "worse": int(np.sum(gap < 0))}  # fmt: skip
+    gap = values[TASK] - values[other]
+    gap = np.where(np.abs(gap) < 1e-9, 0.0, gap)  # what is equal but for rounding is no win
+    return {
+        "data": label, "task-driven minus": other, "difference": round(float(gap.mean()), 9) + 0.0,
+        "+-": half_width(gap), "+- corrected": half_width(gap, share), "better": int(np.sum(gap > 0)),
+        "worse": int(np.sum(gap < 0)),
+    }  # fmt: skip
 
 
 def draw_auc(chosen: dict[str, dict[str, np.ndarray]]) -> plt.Figure:
