@@ -202,6 +202,15 @@ def test_cross_validation_in_one_program():
     assert together.history.loss.shape == (4, 31)
 
 
+def test_the_history_under_jit_is_that_of_the_host():
+    run = lambda t: minimize(validation, INNER, t, x0=jnp.zeros(N), log=True, max_steps=5, tol=0.0).history
+    host, traced = run(1.0), jax.jit(run)(1.0)
+    for name in host._fields[:-1]:  # without the time
+        np.testing.assert_allclose(
+            getattr(traced, name)[: len(host.loss)], getattr(host, name), rtol=1e-6, err_msg=name
+        )
+
+
 def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path):
     options = dict(x0=jnp.zeros(N), log=True, tol=0.0)
     whole = minimize(validation, INNER, jnp.ones(N), max_steps=9, **options)

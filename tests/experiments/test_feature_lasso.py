@@ -60,7 +60,7 @@ def test_grid_takes_the_least_validation_error(problem):
               for w in weights]  # fmt: skip
     assert weight == weights[np.argmin(errors)]
     np.testing.assert_allclose(feature_lasso.error(x, data["validation"]), min(errors), rtol=1e-4)
-    assert solves == 5
+    assert solves == 6
 
 
 @pytest.mark.slow
