@@ -207,7 +207,7 @@ def test_the_history_under_jit_is_that_of_the_host():
     host, traced = run(1.0), jax.jit(run)(1.0)
     for name in host._fields[:-1]:  # without the time
         np.testing.assert_allclose(
-            getattr(traced, name)[: len(host.loss)], getattr(host, name), rtol=1e-6, err_msg=name
+            getattr(traced, name)[: len(host.loss)], getattr(host, name), rtol=1e-6, atol=1e-12, err_msg=name
         )
 
 
