@@ -17,6 +17,9 @@ from ..solvers.adapters import OptimistixSolver
 from ..solvers.scipy import ScipySolver
 from ..solvers.sklearn import SklearnSolver
 
+# Solvers of other libraries: `solved` gives x and its conditions.
+ADAPTERS = ScipySolver, OptimistixSolver, SklearnSolver
+
 
 class Solved(NamedTuple):
     """An inner solution, the iterations it took (0 where the solver does not tell), and its conditions F(x, theta)."""
@@ -39,7 +42,7 @@ class Inner:
             self.solver: Any = dataclasses.replace(inner, adjoint=None, progress=False)
             self.condition: Any = None
             given: Any = inner.adjoint
-        elif isinstance(inner, ScipySolver | OptimistixSolver | SklearnSolver):
+        elif isinstance(inner, ADAPTERS):
             self.solver, self.condition, given = inner, None, inner.adjoint
             self.has_init = not isinstance(inner, SklearnSolver)
         elif isinstance(inner, DifferentiableSolver):
@@ -67,7 +70,7 @@ class Inner:
             condition = solver.own_condition(state) if solver.condition is None else solver.condition
             return Solved(x, state.iteration, self.bound(as_root(condition)))
         given = (stop(x),) if self.has_init else ()
-        if isinstance(self.solver, ScipySolver | OptimistixSolver | SklearnSolver):
+        if isinstance(self.solver, ADAPTERS):
             x, state, F, _ = self.solver.solved(*given, *args)
             iterations = state["iteration"] if isinstance(state, dict) else state.iteration
             return Solved(stop(x), jnp.asarray(iterations, jnp.int32), self.bound(F))

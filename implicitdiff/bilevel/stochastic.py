@@ -17,7 +17,6 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree, Scalar
 
-from .._varying import fori_loop, scan
 from ..optimality import stationary
 from ..solvers._iterative import floating
 from ._checkpoint import Checkpoint
@@ -309,7 +308,7 @@ class _Stochastic:
         if self.remembers:
             # The running mean gathers rounding.
             iterate = iterate._replace(mean=jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), iterate.memory))
-        return scan(step, iterate, tuple(draws))[0]
+        return lax.scan(step, iterate, tuple(draws))[0]
 
     def check_means(self, data: tuple) -> None:
         """A sum over samples instead of a mean would make every full loss the wrong one."""
@@ -367,7 +366,7 @@ class _Stochastic:
         """The largest eigenvalue in modulus of a symmetric matrix, or a little less."""
         start = jax.random.normal(jax.random.key(0), self.flat.shape, self.flat.dtype)
         step = lambda _, v: (w := product(v)) / jnp.maximum(jnp.linalg.norm(w), 1e-30)  # noqa: E731
-        v = fori_loop(0, iterations, step, start / jnp.linalg.norm(start))
+        v = lax.fori_loop(0, iterations, step, start / jnp.linalg.norm(start))
         return jnp.linalg.norm(product(v))
 
     def largest(self, data: tuple) -> Array:

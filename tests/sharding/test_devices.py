@@ -1,7 +1,6 @@
 """Sharded arrays on eight devices of the host, in one process; and several processes."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,8 +33,6 @@ def test_eight_devices(outcomes, name):
 @pytest.mark.slow
 def test_four_processes():
     example = HERE.parent.parent / "examples" / "multi_process.py"
-    run = subprocess.run(
-        [sys.executable, example, "--processes", "4"], capture_output=True, text=True, check=False, env=dict(os.environ)
-    )
+    run = subprocess.run([sys.executable, example, "--processes", "4"], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "4 processes with 500 samples each" in run.stdout
