@@ -16,6 +16,7 @@ from jaxtyping import Array, PyTree
 
 from ._dense import Factors, cholesky, lu
 from ._failure import NOT_CONVERGED, NOT_FINITE, OK, OnFailure, Status, failed_if, first, settle
+from ._precision import full_precision
 from ._program import name_of
 from ._varying import axes_of, varying, while_loop
 from .krylov import CG, GMRES, MINRES, Krylov
@@ -85,6 +86,7 @@ class RealSpace:
         return jax.tree.unflatten(self.tree, leaves)
 
 
+@full_precision
 def solve(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions) -> PyTree:
     """Solve A x = b; differentiable to any order in b and in what A is made of, in both modes.
 
@@ -132,6 +134,7 @@ class Trial(NamedTuple):
     residual: Array
 
 
+@full_precision
 def trial(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions, transpose: bool = False) -> Trial:
     """Solve A x = b, or A' x = b, as `solve` does, and tell how it went."""
     space = RealSpace(b)

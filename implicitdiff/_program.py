@@ -19,6 +19,7 @@ from jax.extend import core as jex
 from jaxtyping import Array, PyTree
 
 from ._jaxpr_key import NoKeyError, jaxpr_key
+from ._precision import full_precision
 
 # Python floats are arrays, as everywhere in JAX; integers and booleans steer shapes and branches: they are fixed.
 _ARRAYS = (jax.Array, np.ndarray, np.generic, float, complex)
@@ -95,6 +96,7 @@ class Composition(Program):
         return [a - b for a, b in zip(x, self.outer(self.inner(x, of_inner), of_outer), strict=True)]
 
 
+@full_precision
 def trace(F: Callable[..., PyTree], x: PyTree, args: tuple, kwargs: dict) -> tuple[Program, list[Array]]:
     """Trace F at (x, *args, **kwargs); return the program and the arrays theta that it is to be called with.
 

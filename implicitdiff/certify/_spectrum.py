@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._precision import full_precision
 from .._varying import fori_loop
 
 # Up to this many columns a map is formed.
@@ -55,6 +56,7 @@ def frobenius(product: Map, transposed: Map, rows: int, columns: int, dtype) -> 
     return jnp.linalg.norm(jax.vmap(product)(probes)) / jnp.sqrt(LANCZOS_STEPS).astype(dtype)
 
 
+@full_precision
 def bidiagonal(product: Map, transposed: Map, columns: int, dtype, steps: int = LANCZOS_STEPS) -> Array:
     """Approximate singular values, largest first, by Golub-Kahan bidiagonalisation with full orthogonalisation.
 

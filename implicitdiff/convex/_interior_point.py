@@ -10,6 +10,7 @@ import numpy as np
 from jax.lax import linalg
 from jaxtyping import Array, Bool, Float, Int
 
+from .._precision import full_precision
 from .._varying import while_loop
 from ..projection.cones import Cone, NonNegative, Zero
 from ._backends import ALMOST_SOLVED, FAILED, INFEASIBLE, SOLVED, UNBOUNDED
@@ -50,6 +51,7 @@ class _State(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="cones")
+@full_precision
 def interior_point(
     P: Float[Array, "n n"] | None,
     q: Float[Array, " n"],

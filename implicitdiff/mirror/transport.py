@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._adjoint import Implicit
+from .._precision import full_precision
 from .._root import implicit_root
 from .._varying import while_loop
 from ..projection._arrays import check, floating, like
@@ -132,6 +133,7 @@ def _condition(h: Array, y: Array, a: Array, b: Array) -> Array:
 
 @jax.jit
 @partial(jnp.vectorize, signature="(m,n),(m),(n)->(m,n)")
+@full_precision
 def _transport(y: Float[Array, "m n"], a: Float[Array, " m"], b: Float[Array, " n"]) -> Float[Array, "m n"]:
     mass = (jnp.sum(a) + jnp.sum(b)) / 2
     a, b = _normalised(a), _normalised(b)

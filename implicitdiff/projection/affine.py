@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
+from .._precision import full_precision
 from ._arrays import check, floating, like, magnitude, per_vector
 
 
@@ -62,6 +63,7 @@ def half_space(
     return jnp.where(violation < 0, v, v - a * violation) * factor
 
 
+@full_precision
 def affine_set(
     v: Float[Array, "... n"], equations: tuple[Float[Array, "m n"], Float[Array, "... m"]]
 ) -> Float[Array, "... n"]:
@@ -108,6 +110,7 @@ def affine_set(
     return project_affine(v, A, b, inverse) * factor
 
 
+@full_precision
 def project_affine(
     v: Float[Array, "... n"], A: Float[Array, "... m n"], b: Float[Array, "... m"], inverse: Float[Array, "... n m"]
 ) -> Float[Array, "... n"]:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from .._precision import full_precision
 from .._varying import while_loop
 from ._arrays import check, floating, like
 from .affine import project_affine
@@ -14,6 +15,7 @@ Constraints = tuple[
 ]
 
 
+@full_precision
 def polyhedron(v: Float[Array, "... n"], constraints: Constraints) -> Float[Array, "... n"]:
     """Project onto the polyhedron {x : Ax = b, Gx <= h}.
 

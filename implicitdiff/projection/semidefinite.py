@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from .._precision import full_precision
 from ._arrays import floating
 
 
@@ -52,6 +53,7 @@ def _symmetric(V: Array) -> Array:
 
 
 @jax.custom_jvp
+@full_precision
 def _semidefinite(S: Array, values: Array, Q: Array) -> Array:
     """The projection of S = Q diag(values) Q'."""
     del S
@@ -78,6 +80,7 @@ def _increments_jvp(primals, tangents):
     return _increments(S, values, Q), (X, 2 * X - E)
 
 
+@full_precision
 def _derivative(S: Array, E: Array, values: Array, Q: Array) -> Array:
     """The derivative of the projection at S = Q diag(values) Q' along E."""
     absolute = jnp.abs(values)

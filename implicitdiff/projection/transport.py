@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from .._precision import full_precision
 from .._varying import while_loop
 from ._arrays import check, floating, like, magnitude
 
@@ -87,6 +88,7 @@ def birkhoff(V: Float[Array, "... n n"], theta: None = None) -> Float[Array, "..
     return transport(V, (ones, ones))
 
 
+@full_precision
 def _transport(V: Array, a: Array, b: Array) -> Array:
     Y = _near_solution(*(lax.stop_gradient(argument) for argument in (V, a, b)))
     support = Y > 0

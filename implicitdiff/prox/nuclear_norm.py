@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from .._precision import full_precision
 from ..projection._arrays import magnitude
 from ..projection.semidefinite import _semidefinite
 from ._leaves import leafwise
@@ -53,12 +54,14 @@ def _nuclear_norm(V: Array, weight: Array, scaling: Array) -> Array:
 
 
 @jax.custom_jvp
+@full_precision
 def _threshold(V: Array, t: Array) -> Array:
     U, s, W = _svd(V)
     return jnp.where(t == 0, V, (U * jnp.where(s <= t, 0.0, s - t)) @ _t(W))
 
 
 @_threshold.defjvp
+@full_precision
 def _threshold_jvp(primals, tangents):
     V, t = primals
     V_dot, t_dot = tangents
@@ -68,6 +71,7 @@ def _threshold_jvp(primals, tangents):
     return _threshold(V, t), jnp.where(t == 0, at_zero, moved)
 
 
+@full_precision
 def _smoothly(V: Array, t: Array, U: Array, s: Array, W: Array) -> Array:
     """The same for t > 0, written so that no derivative of singular vectors is needed.
 
@@ -91,12 +95,14 @@ def _smoothly(V: Array, t: Array, U: Array, s: Array, W: Array) -> Array:
 
 
 @jax.custom_jvp
+@full_precision
 def _square_root(S: Array, r: Array) -> Array:
     """The square root of S, which is diag(r^2)."""
     return jnp.eye(S.shape[-1], dtype=S.dtype) * r
 
 
 @_square_root.defjvp
+@full_precision
 def _square_root_jvp(primals, tangents):
     S, r = primals
     R = _square_root(S, r)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._adjoint import Adjoint, Unrolled
 from .._decorators import stop
+from .._precision import full_precision
 from .._program import compiled_call
 from .._root import as_root, attach
 from .._varying import check_varies, while_loop
@@ -67,6 +68,7 @@ class IterativeSolver:
     def own_condition(self, state: Any) -> Callable:
         """The condition that a solution of this solver satisfies; `state` is the last one."""
 
+    @full_precision
     def run(self, init: PyTree, *args: Any) -> tuple[PyTree, Any]:
         """Iterate from `init` until converged or `maxiter` is reached.
 
@@ -110,12 +112,19 @@ class IterativeSolver:
         return result
 
     def _unrolled(self, init: PyTree, args: tuple) -> tuple[PyTree, Any]:
+        start = (init, self.init_state(init, *args))
+
         def body(carry, _):
+            def choose(these, those):
+                return jax.tree.map(lambda a, b: jnp.where(unfinished, a, b), these, those)
+
+            # No lax.cond: its reverse mode would keep the data of the problem once an iteration. What is computed
+            # after the end is dropped; it starts from where a derivative exists, or 0 times inf would be NaN.
             unfinished = self._unfinished(carry[1])
-            return lax.cond(unfinished, lambda c: self.update(*c, *args), lambda c: c, carry), None
+            return choose(self.update(*choose(carry, start), *args), carry), None
 
         # A loop of fixed length: JAX has no reverse mode through a while_loop.
-        x, state = lax.scan(body, (init, self.init_state(init, *args)), None, length=self.maxiter)[0]
+        x, state = lax.scan(body, start, None, length=self.maxiter)[0]
         return x, stop(state)
 
 

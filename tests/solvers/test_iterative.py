@@ -1,5 +1,8 @@
 """The solvers: right solutions and derivatives, one word between implicit and unrolled, every transformation."""
 
+import dataclasses
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,7 @@ from sklearn.linear_model import Lasso
 
 import implicitdiff as idf
 from implicitdiff import mirror, optimality, projection, prox, solvers
+from implicitdiff.solvers._iterative import IterativeSolver
 
 RANDOM = np.random.default_rng(3)
 X = RANDOM.standard_normal((20, 5))
@@ -120,6 +124,41 @@ def test_unrolled_in_every_transformation(name):
     (x0, _, g0, _), (x1, _, g1, _) = everything(t - h), everything(t + h)
     np.testing.assert_allclose(J, (x1 - x0) / (2 * h), atol=1e-8 * np.max(np.abs(J)))
     np.testing.assert_allclose(H, (g1 - g0) / (2 * h), rtol=1e-7)
+
+
+def test_unrolled_keeps_no_copy_of_the_data_for_each_iteration():
+    """The reverse mode of a `lax.cond` in the loop would, where the program reads the data as constants."""
+    data = jnp.asarray(RANDOM.standard_normal((200, 50)))  # 80 kB
+    f = lambda x, t: 0.5 * jnp.sum((data @ x) ** 2) + 0.5 * t * jnp.sum((x - 1) ** 2)
+    solver = solvers.GradientDescent(f, 1e-3, tol=0.0, maxiter=100, adjoint=idf.Unrolled())
+    gradient = jax.jit(jax.grad(lambda t: jnp.sum(solver.run(jnp.zeros(50), t)[0])))
+    assert gradient.lower(2.0).compile().memory_analysis().temp_size_in_bytes < 10 * data.nbytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exact(IterativeSolver):
+    """One iteration finds the solution a, where the derivative of another one is NaN."""
+
+    class State(NamedTuple):
+        iteration: jax.Array
+        error: jax.Array
+        converged: jax.Array
+
+    def init_state(self, init, a):
+        return self.State(jnp.int32(0), jnp.inf, jnp.array(False))
+
+    def update(self, x, state, a):
+        return a + 0.0 * jnp.sqrt(jnp.abs(x - a)), self.State(state.iteration + 1, 0.0, jnp.array(True))
+
+    def own_condition(self, state):
+        raise NotImplementedError
+
+
+def test_unrolled_drops_what_comes_after_the_end():
+    run = lambda a: Exact(maxiter=5, adjoint=idf.Unrolled()).run(jnp.zeros(2), a)
+    assert run(jnp.ones(2))[1].iteration == 1
+    for derivative in (jax.jacrev, jax.jacfwd):
+        np.testing.assert_array_equal(derivative(lambda a: run(a)[0])(jnp.ones(2)), np.eye(2))
 
 
 def test_unrolled_quasi_newton_steps():
