@@ -1,51 +1,105 @@
-"""The command line: `python -m benchmarks [--quick] [--list] [--only NAME ...] [--out DIR]`."""
+"""The command line: `python -m benchmarks [--quick] [--list] [--only NAME ...] [--index] [--out DIR]`."""
 
 import argparse
+import ast
+import gc
 import importlib
-import pkgutil
+import json
+import sys
 import time
+import traceback
 from pathlib import Path
 
 import jax
 
 from . import __path__ as here
-from ._report import machine, markdown, write
+from ._harness import reason
+from ._index import write_index
+from ._machine import machine
+from ._report import Claim, markdown, write
+
+RESULTS = Path(here[0]) / "results"
 
 
-def topics() -> dict:
-    """The modules of this package without an underscore, by name: a new file is a new topic."""
-    names = sorted(module.name for module in pkgutil.iter_modules(here) if not module.name.startswith("_"))
-    return {name: importlib.import_module(f"benchmarks.{name}") for name in names}
+def topics() -> dict[str, str]:
+    """Name and title of the modules of this package without an underscore: a new file is a new topic.
+
+    They are not imported here: the peers of one may be missing, and the others are to run all the same.
+    """
+    files = sorted(path for path in Path(here[0]).glob("*.py") if not path.name.startswith("_"))
+    return {path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0] for path in files}
 
 
-def main() -> None:
+def main() -> int:
     found = topics()
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Compare implicitdiff with its peers.")
     parser.add_argument("--quick", action="store_true", help="smaller problems and fewer rounds")
     parser.add_argument("--list", action="store_true", help="list the topics and stop")
-    parser.add_argument("--only", nargs="+", choices=found, metavar="NAME", help="these topics only")
-    parser.add_argument("--out", type=Path, default=Path(here[0]) / "results", help="folder for the results")
+    parser.add_argument("--only", nargs="+", choices=found, metavar="NAME", help="these topics only, tables shown")
+    parser.add_argument("--index", action="store_true", help="write README.md anew from the results that are there")
+    parser.add_argument("--out", type=Path, help="folder for the results (benchmarks/results, or quick/ in it)")
     options = parser.parse_args()
-    titles = {name: module.__doc__.splitlines()[0] for name, module in found.items()}
+    out = options.out or (RESULTS / "quick" if options.quick else RESULTS)
     if options.list:
-        for name, title in titles.items():
-            print(f"{name:14} {title}")
-        return
-    claims = []
-    for name in options.only or found:
-        start, where = time.perf_counter(), machine()
-        report = found[name].measure(options.quick)
-        write(options.out, name, titles[name], report, where | dict(quick=options.quick))
-        print(markdown(titles[name], report))
-        print(f"({name}: {time.perf_counter() - start:.0f} s)\n", flush=True)
+        for name, title in found.items():
+            print(f"{name:16} {title}")
+        return 0
+    if options.index:
+        write_index(out)
+        return 0
+    claims: list[tuple[str, Claim]] = []
+    skipped: list[str] = []
+    failed: list[str] = []
+    names = options.only or list(found)
+    begin = time.perf_counter()
+    for number, name in enumerate(names, 1):
+        expected = _expected(out, name, options.quick)
+        print(f"[{number}/{len(names)}] {name}{expected} ... ", end="", file=sys.stderr, flush=True)
+        jax.clear_caches()  # no topic profits from what another one has compiled
+        gc.collect()
+        start, where = time.perf_counter(), machine() | dict(quick=options.quick)
+        try:
+            report = importlib.import_module(f"benchmarks.{name}").measure(options.quick)
+            seconds = time.perf_counter() - start
+            write(out, name, found[name], report, where, seconds)
+            write_index(out)
+        except Exception as error:
+            ours = str(getattr(error, "name", "")).startswith(("benchmarks", "implicitdiff"))
+            if isinstance(error, ModuleNotFoundError) and not ours:
+                skipped.append(f"{name}: {reason(error)}")
+                print("skipped:", reason(error), file=sys.stderr)
+            else:
+                failed.append(f"{name}: {reason(error)}")
+                print("failed:", file=sys.stderr)
+                traceback.print_exc()
+            continue
+        met = sum(claim.verdict == "met" for claim in report.claims)
+        print(f"{seconds:.0f} s, {met} of {len(report.claims)} targets met; {time.perf_counter() - begin:.0f} s so far",
+              file=sys.stderr, flush=True)  # fmt: skip
+        if options.only:
+            print(markdown(found[name], report), flush=True)
         claims += [(name, claim) for claim in report.claims]
     met = sum(claim.verdict == "met" for _, claim in claims)
-    print(f"{met} of {len(claims)} targets met; tables in {options.out}")
+    print(f"{met} of {len(claims)} targets met; tables in {out}")
     for name, claim in claims:
         if claim.verdict != "met":
-            print(f"  missed: {name}: {claim.what}: {claim.measured:.3g}, target {claim.target:g}")
+            print(f"  {claim.verdict}: {name}: {claim.what}: {claim.measured:.3g}, target {claim.target:g}")
+    for line in skipped:
+        print(f"  skipped: {line}")
+    for line in failed:
+        print(f"  FAILED: {line}")
+    return 1 if failed else 0
+
+
+def _expected(out: Path, name: str, quick: bool) -> str:
+    """How long the same took last time, where there is a result of it."""
+    path = out / f"{name}.json"
+    if not path.exists():
+        return ""
+    last = json.loads(path.read_text())
+    return f", {last['seconds']:.0f} s last time" if last["machine"]["quick"] == quick else ""
 
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    main()
+    sys.exit(main())

@@ -7,17 +7,20 @@ rounds, with quartiles. Absolute times (minimum and median) are for orientation 
 
 import gc
 import json
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
+T = TypeVar("T")
 
 # A run shorter than this is repeated within a round, so that the clock and the dispatch noise do not show.
 SHORTEST_RUN = 2e-3
@@ -32,27 +35,61 @@ class Ratio(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Seconds for each competitor and round."""
+    """Seconds for each competitor and round, and why there are none for those that could not be run."""
 
     seconds: dict[str, np.ndarray]
+    missing: Mapping[str, str] = MappingProxyType({})
 
     def minimum(self, name: str) -> float:
-        return float(np.min(self.seconds[name]))
+        return float(np.min(self._of(name)))
 
     def median(self, name: str) -> float:
-        return float(np.median(self.seconds[name]))
+        return float(np.median(self._of(name)))
 
     def ratio(self, name: str, other: str) -> Ratio:
-        """Time of `name` over that of `other`, round by round."""
-        ratios = self.seconds[name] / self.seconds[other]
+        """Time of `name` over that of `other`, round by round; NaN where one of them is missing."""
+        ratios = self._of(name) / self._of(other)
         return Ratio(*(float(q) for q in np.quantile(ratios, [0.5, 0.25, 0.75])))
 
     def fastest(self, names: list[str]) -> str:
-        return min(names, key=self.median)
+        return min([name for name in names if name in self.seconds] or names[:1], key=self.median)
+
+    def _of(self, name: str) -> np.ndarray:
+        return np.array([np.nan]) if name in self.missing else self.seconds[name]
 
 
-def interleave(runs: dict[str, Callable[[], Any]], budget: float, least: int = 7, most: int = 300) -> Times:
-    """Time calls, at least `least` rounds and then until `budget` seconds are spent."""
+def ready(
+    competitors: Mapping[str, T], start: Callable[[T], Callable[[], Any]]
+) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+    """`start(competitor)`, run once: the runs, and the reasons of those competitors that raise."""
+    runs, missing = {}, {}
+    for name, competitor in competitors.items():
+        try:
+            run = start(competitor)
+            jax.block_until_ready(run())
+        except Exception as error:
+            missing[name] = reason(error)
+        else:
+            runs[name] = run
+    return runs, missing
+
+
+def reason(error: Exception) -> str:
+    """Why something cannot be run, in a line without paths of this machine."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"{error.name.partition('.')[0]} is not installed"
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {re.sub(r'(/[^/ ]+)+/', '', first)}"[:160]
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], Any]],
+    budget: float,
+    least: int = 7,
+    most: int = 300,
+    missing: Mapping[str, str] = MappingProxyType({}),
+) -> Times:
+    """Time calls, at least `least` rounds and then until `budget` seconds are spent; see `ready` for `missing`."""
     repeats = {name: _repeats(run) for name, run in runs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     order, shuffle = list(runs), np.random.default_rng(0).shuffle
@@ -72,7 +109,7 @@ def interleave(runs: dict[str, Callable[[], Any]], budget: float, least: int = 7
                 seconds[name].append((time.perf_counter() - begin) / count)
     finally:
         gc.enable()
-    return Times({name: np.array(values) for name, values in seconds.items()})
+    return Times({name: np.array(values) for name, values in seconds.items()}, missing)
 
 
 def _repeats(run: Callable[[], Any]) -> int:

@@ -14,7 +14,7 @@ from ._report import Claim, Report, Table, timing_rows
 
 
 def measure(quick: bool) -> Report:
-    n, steps = (500, 10_000) if quick else (500, 40_000)
+    n, steps = (500, 2_000) if quick else (500, 40_000)
     random = np.random.default_rng(0)
     A, b = random.standard_normal((n, n)) / np.sqrt(n), random.standard_normal(n)
 
@@ -34,7 +34,7 @@ def measure(quick: bool) -> Report:
         return call
 
     with contextlib.redirect_stderr(io.StringIO()) as shown:
-        times = interleave({"without": run(False), "with": run(True)}, budget=10 if quick else 100, least=5)
+        times = interleave({"without": run(False), "with": run(True)}, budget=2 if quick else 100, least=5)
     if f"{steps}/{steps}" not in shown.getvalue():
         raise RuntimeError("no bar was shown")
     claim = Claim.of_times("a run with the bar / without", times, "with", "without", 1.02)
