@@ -16,7 +16,7 @@ STAMP := .venv/.installed-py$(PYVERSION)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow lint format types check test-newest newest-python bench bench-quick clean
+.PHONY: help install demo test test-slow test-gpu lint format types check test-newest newest-python bench bench-quick clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ test: $(STAMP) ## run the tests but for the slow ones; ARGS="-k kkt" chooses amo
 
 test-slow: $(STAMP) ## run the slow tests: experiments, and many cases of what one case shows
 	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-gpu: $(STAMP) ## run the tests of a GPU, after `.venv/bin/pip install "jax[cuda12]"`
+	@IMPLICITDIFF_TEST_PLATFORM=cuda $(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
 lint: $(STAMP) ## check style
 	@$(BIN)/ruff check

@@ -3,8 +3,9 @@
 import os
 
 # Tests run on the CPU, also on a machine that has a GPU: IMPLICITDIFF_TEST_PLATFORM=cuda runs them there.
-# JAX reads the variable when it is first imported. The CPU stays available, because host callbacks need it.
-_platform = os.environ.get("IMPLICITDIFF_TEST_PLATFORM", "cpu")
+# JAX reads its variable when it is first imported. The CPU stays available, because host callbacks need it.
+_asked_for = os.environ.get("IMPLICITDIFF_TEST_PLATFORM")
+_platform = _asked_for or "cpu"
 os.environ["JAX_PLATFORMS"] = "cpu" if _platform == "cpu" else f"{_platform},cpu"
 # The workers of `pytest -n` share one GPU, so none may take most of its memory at the start, as JAX does.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -31,7 +32,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where JAX runs on the CPU."""
+    """Skip tests marked `gpu`, unless a platform was asked for, be it the CPU."""
     for item in items:
-        if item.get_closest_marker("gpu") and jax.default_backend() == "cpu":
+        if item.get_closest_marker("gpu") and not _asked_for:
             item.add_marker(pytest.mark.skip(reason="needs a GPU: IMPLICITDIFF_TEST_PLATFORM=cuda"))

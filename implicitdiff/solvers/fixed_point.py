@@ -4,12 +4,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax.tree_utils as otu
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .. import optimality
+from .._program import check_output
 from ._iterative import IterativeSolver
 
 
@@ -52,9 +54,15 @@ class FixedPointIteration(IterativeSolver):
 
     def update(self, x: PyTree, state: FixedPointState, *args: Any):
         """One application of T."""
-        new = self.T(x, *args)
+        new = _image(self.T, x, args)
         error = otu.tree_norm(otu.tree_sub(new, x)).astype(state.error.dtype)
         return new, FixedPointState(state.iteration + 1, error, error <= self.tol)
+
+
+def _image(T: Callable[..., PyTree], x: PyTree, args: tuple) -> PyTree:
+    """T(x, *args) in the dtypes of x: a step size may be of a higher one."""
+    leaves, tree = jax.tree.flatten(x)
+    return tree.unflatten(check_output(T, tree, leaves, T(x, *args)))
 
 
 class AndersonState(NamedTuple):
@@ -112,7 +120,7 @@ class AndersonAcceleration(IterativeSolver):
     def update(self, x: PyTree, state: AndersonState, *args: Any):
         """One application of T, and the next x from it and the ones before."""
         flat, tree = ravel_pytree(x)
-        residual = ravel_pytree(self.T(x, *args))[0] - flat
+        residual = ravel_pytree(_image(self.T, x, args))[0] - flat
         column = state.iteration % self.history
         first = state.iteration == 0
 
