@@ -102,7 +102,7 @@ class TestNested:
             f, exact = (jax.grad if k % 2 == 0 else jax.jacfwd)(f), jax.grad(exact)
         np.testing.assert_allclose((jax.jit(f) if jit else f)(2.0), exact(2.0), rtol=1e-10)
 
-    @pytest.mark.parametrize("solver", [None, idf.krylov.GMRES()])
+    @pytest.mark.parametrize("solver", [None, pytest.param(idf.krylov.GMRES(), marks=pytest.mark.slow)])
     def test_a_decorated_solver_inside_F(self, solver):
         @idf.custom_root(lambda y, x: y + 0.1 * y**3 - x, adjoint=idf.Implicit(linear_solver=solver))
         def inner(init, x):

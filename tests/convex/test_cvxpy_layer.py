@@ -74,7 +74,9 @@ EXAMPLES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("make", EXAMPLES)
+@pytest.mark.parametrize(
+    "make", [*EXAMPLES[:2], *(pytest.param(make, marks=pytest.mark.slow) for make in EXAMPLES[2:])]
+)
 def test_examples(make):
     random = np.random.default_rng(0)
     problem, parameters, variables, values = make(random)

@@ -64,6 +64,7 @@ def scs_order(cones):
     return np.concatenate(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cones", CONES.values(), ids=CONES)
 def test_diffcp(cones, monkeypatch):
     """The published derivative of a cone program (Agrawal et al. 2019), in C++, by dense least squares."""

@@ -8,8 +8,9 @@ import pytest
 from experiments import guarantees
 from experiments.__main__ import main
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_ridge_jacobian(tmp_path):
     main(["ridge_jacobian", "--quick", "--out", str(tmp_path)])
     folder = tmp_path / "ridge_jacobian"
@@ -26,7 +27,6 @@ def test_ridge_jacobian(tmp_path):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lasso", "planted: another F", "planted: not unique", "planted: on a kink"])
 def test_guarantees(name):
     rows = [guarantees.examine(name, seed) for seed in range(3)]
@@ -46,7 +46,6 @@ def test_command_line(capsys):
         main(["no such thing"])
 
 
-@pytest.mark.slow
 def test_hyper_cleaning(tmp_path):
     main(["hyper_cleaning", "--quick", "--out", str(tmp_path)])
     record = json.loads((tmp_path / "hyper_cleaning" / "record.json").read_text())

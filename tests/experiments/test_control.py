@@ -13,6 +13,8 @@ from experiments import _inverse_control as ic
 from experiments import control
 from experiments._results import Results
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def plant():
@@ -46,7 +48,6 @@ def test_cost_is_that_of_a_simulation(plant):
     assert u @ P @ u / 2 + q @ u + at_rest == pytest.approx(spent, rel=1e-12)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["jax", "clarabel"])
 def test_plans_and_their_derivative(plant, solver):
     random = np.random.default_rng(2)
@@ -79,7 +80,6 @@ def test_drive_is_a_simulation(plant):
     assert inputs.shape == (3, 2, ic.INPUTS)
 
 
-@pytest.mark.slow
 def test_quick(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of cvxpylayers, where it is installed

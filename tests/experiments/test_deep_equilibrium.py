@@ -12,8 +12,9 @@ import scipy.special
 from experiments import _equilibrium, deep_equilibrium
 from experiments._results import Results
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_quick(tmp_path):
     results = Results("deep_equilibrium", tmp_path, dict(quick=True, seed=0))
     deep_equilibrium.run(results, quick=True, seed=0)

@@ -12,6 +12,8 @@ from sklearn.metrics import roc_auc_score
 from experiments import _dictionary, _genes, dictionary
 from experiments._results import Results
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def problem():
@@ -46,7 +48,6 @@ def test_hypergradient_is_that_of_finite_differences(problem):
     assert jnp.linalg.norm(gradient[0]) > 0.01
 
 
-@pytest.mark.slow
 def test_learning_lowers_both_losses(problem):
     X, D, y = map(jnp.asarray, problem)
     l1 = jnp.asarray(0.3)
@@ -107,7 +108,6 @@ def test_without_its_data_it_says_what_to_install(monkeypatch):
         _genes.frame("DBCD")
 
 
-@pytest.mark.slow
 def test_quick(tmp_path):
     pytest.importorskip("SurvSet")
     results = Results("dictionary", tmp_path, {})

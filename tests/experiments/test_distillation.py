@@ -15,8 +15,9 @@ import scipy.special
 from experiments import _distillation, _mnist, distillation
 from experiments._results import Results
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_quick(tmp_path):
     results = Results("distillation", tmp_path, dict(quick=True, seed=0))
     distillation.run(results, quick=True, seed=0)

@@ -12,6 +12,8 @@ import implicitdiff as idf
 from experiments import _lasso, feature_lasso
 from experiments._results import Results
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def problem():
@@ -63,7 +65,6 @@ def test_grid_takes_the_least_validation_error(problem):
     assert solves == 6
 
 
-@pytest.mark.slow
 def test_tuning_lowers_the_validation_error_and_counts_its_solves(problem):
     X, y = problem
     data = {"train": (X[:20], y[:20]), "validation": (X[20:], y[20:])}
@@ -78,7 +79,6 @@ def test_tuning_lowers_the_validation_error_and_counts_its_solves(problem):
     assert np.all(np.nan_to_num(spent) == np.round(np.nan_to_num(spent)))
 
 
-@pytest.mark.slow
 def test_quick(tmp_path):
     pytest.importorskip("SurvSet")
     results = Results("feature_lasso", tmp_path, {})

@@ -14,6 +14,8 @@ from experiments import molecular
 from experiments._results import Results
 from experiments._soft_spheres import jax_md_fire, judge, own_fire, relax, spheres
 
+pytestmark = pytest.mark.slow
+
 THETA = jnp.asarray(0.6)
 
 
@@ -47,7 +49,6 @@ def test_box_and_energy():
     assert float(system.energy(moved, THETA)) == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.slow
 def test_sensitivity():
     """The derivative is that of the least-squares solution with the Hessian of the springs, and of re-relaxation."""
     system = spheres(24, 0.6)
@@ -77,7 +78,6 @@ def test_sensitivity():
     assert truth.slope[0] == pytest.approx(truth.partial[0], rel=1e-5)
 
 
-@pytest.mark.slow
 def test_unrolled_derivative_is_that_of_the_steps():
     """Forward mode through FIRE against differences of FIRE itself, after a few steps."""
     system = spheres(8, 0.6)
@@ -89,7 +89,6 @@ def test_unrolled_derivative_is_that_of_the_steps():
     assert float(jnp.abs(path.unrolled).max()) > 1e-3
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax_md") is None, reason="jax-md is not installed")
 def test_jax_md():
     """Its potential is ours, and its minima are minima of ours."""
@@ -104,7 +103,6 @@ def test_jax_md():
     assert float(jnp.abs(system.force(x, THETA)).max()) < 1e-11
 
 
-@pytest.mark.slow
 def test_quick(tmp_path):
     with warnings.catch_warnings():
         if importlib.util.find_spec("jax_md") is not None:

@@ -12,6 +12,8 @@ from experiments import _svm as svm
 from experiments._results import Results
 from experiments.svm import run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def problem():
@@ -96,7 +98,6 @@ def test_estimate_shows_an_early_stop(problem):
     assert 1 / 3 < known["error"] / error < 3
 
 
-@pytest.mark.slow
 def test_quick(tmp_path):
     results = Results("svm", tmp_path, dict(quick=True, seed=0))
     run(results, True, 0)

@@ -10,8 +10,9 @@ from sklearn.datasets import load_diabetes
 from experiments import tuning
 from experiments.__main__ import main
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_quick(tmp_path):
     main(["tuning", "--quick", "--out", str(tmp_path)])
     folder = tmp_path / "tuning"

@@ -250,8 +250,17 @@ def clarabel_solution(cones_, P, q, A, b):
     return np.array(found.x), np.array(found.z), np.array(found.s)
 
 
-@pytest.mark.parametrize("name", CONIC)
-@pytest.mark.parametrize("form", ["conic_normal_map", "conic_residual"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("second order", "conic_normal_map"),
+        ("power", "conic_residual"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+            ("second order", "conic_residual"), ("power", "conic_normal_map"), ("semidefinite", "conic_normal_map"),
+            ("semidefinite", "conic_residual"), ("exponential", "conic_normal_map"), ("exponential", "conic_residual"),
+        ]),
+    ],
+)  # fmt: skip
 def test_conic_programs(name, form):
     cones_, seed = CONIC[name]
     A, b, q = conic_program(cones_, seed)

@@ -105,7 +105,10 @@ def test_unrolled_by_one_word(name):
     np.testing.assert_allclose(jax.jit(derivative(run))(2.0), jax.jacobian(ridge_solution)(2.0), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", RIDGE)
+SHORT = ("gradient descent, fixed step", "fixed point", "Newton")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in SHORT else [pytest.mark.slow]) for n in RIDGE])
 def test_unrolled_in_every_transformation(name):
     """The derivative of a few iterations, far from the solution: that of their step sizes and momenta is in it."""
     run, reversible = unrolled(name, 2 if name == "Newton" else 5)
