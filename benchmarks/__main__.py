@@ -27,7 +27,15 @@ def topics() -> dict[str, str]:
     They are not imported here: the peers of one may be missing, and the others are to run all the same.
     """
     files = sorted(path for path in Path(here[0]).glob("*.py") if not path.name.startswith("_"))
-    return {path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0] for path in files}
+    return {path.stem: _title(path) for path in files}
+
+
+def _title(path: Path) -> str:
+    """The first line of the docstring."""
+    try:
+        return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+    except SyntaxError as error:  # told again, as a failure, where the topic is run
+        return f"({error})"
 
 
 def main() -> int:

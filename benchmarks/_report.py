@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,7 +129,8 @@ def grid(rows: list[dict[str, Any]]) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, float | np.floating):
-        return f"{value:,.0f}" if abs(value) >= 1000 and abs(value) < 1e7 else f"{value:.3g}"
+        number = float(value)
+        return f"{number:,.0f}" if 1000 <= abs(number) < 1e7 else f"{number:.3g}"
     return str(value).replace("|", "\\|")
 
 
@@ -137,21 +139,13 @@ def _range(quartiles: Sequence[float]) -> str:
 
 
 def write(folder: Path, name: str, title: str, report: Report, where: dict[str, Any], seconds: float) -> None:
-    """Write NAME.md, NAME.json, a NAME-*.png for each figure, and for each table tables/NAME-K.csv."""
-    from ._plots import draw, draw_claims
+    """Write NAME.md, NAME.json, for each table tables/NAME-K.csv, and a NAME-*.png for each figure."""
+    from ._plots import figures
 
     tables = folder / "tables"
     tables.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob(f"{name}-*.png"), *tables.glob(f"{name}-*.csv")):  # no name of a topic has a hyphen
         old.unlink()
-    figures = []
-    if draw_claims(title, report.claims, folder / f"{name}-targets.png"):
-        figures.append(f"{name}-targets.png")
-    for plot in report.plots:
-        draw(plot, folder / f"{name}-{plot.name}.png")
-        figures.append(f"{name}-{plot.name}.png")
-    measured_on = "\n".join(f"- {key}: {value}" for key, value in where.items())
-    (folder / f"{name}.md").write_text(f"{markdown(title, report, figures)}\nMeasured on\n\n{measured_on}\n")
     claims = [claim.row() for claim in report.claims]
     content = dict(topic=name, title=title, seconds=round(seconds, 1), machine=where, claims=claims)
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1, default=float) + "\n")
@@ -161,3 +155,9 @@ def write(folder: Path, name: str, title: str, report: Report, where: dict[str, 
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(table.rows)
+    drawings = {f"{name}-{re.sub(r'[^A-Za-z0-9_]+', '-', part)}.png": draw for part, draw in figures(title, report)}
+    measured_on = "\n".join(f"- {key}: {value}" for key, value in where.items())
+    text = f"{markdown(title, report, list(drawings))}\nMeasured on\n\n{measured_on}\n"
+    (folder / f"{name}.md").write_text(text)
+    for path, draw in drawings.items():
+        draw(folder / path)

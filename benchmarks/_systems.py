@@ -1,16 +1,25 @@
 """Linear systems of a given condition, and their solutions to more digits than float64 has."""
 
+import functools
+
 import numpy as np
 
 
-def matrix(n: int, condition: float, symmetric: bool, spectrum: str, random: np.random.Generator) -> np.ndarray:
+def matrix(n: int, condition: float, symmetric: bool, spectrum: str, seed: int) -> np.ndarray:
     """Singular values from 1 to 1 / condition: "geometric", or "outlier": all 1 but one."""
     exponents = np.linspace(0, 1, n) if spectrum == "geometric" else np.r_[np.zeros(n - 1), 1.0]
-    left, right = _orthogonal(n, random), _orthogonal(n, random)
+    left, right = _bases(n, seed)
     if symmetric:
         A = left(left(np.diag(condition**-exponents)).T)
         return (A + A.T) / 2
     return left(right(np.diag(condition**-exponents)).T)
+
+
+@functools.lru_cache(maxsize=32)
+def _bases(n: int, seed: int):
+    """The same for all conditions and spectra: they cost more than all the rest."""
+    random = np.random.default_rng([n, seed])
+    return _orthogonal(n, random), _orthogonal(n, random)
 
 
 def _orthogonal(n: int, random: np.random.Generator):

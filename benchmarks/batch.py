@@ -38,7 +38,7 @@ QUICK = ("ours, default", "jaxopt, LU")
 
 def measure(quick: bool) -> Report:
     report = Report([], [])
-    size, budget = (256, 1) if quick else (4096, 30)
+    size, budget = (256, 1) if quick else (4096, 12)
     problem = ridge(N, batch=(size,))
 
     derivatives: dict[str, Callable] = {name: lambda *args, make=make: vjp_in_theta(make())(*args)

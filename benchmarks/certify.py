@@ -25,7 +25,7 @@ def measure(quick: bool) -> Report:
         errors = {name: float(np.linalg.norm(run() - truth)) for name, run in runs.items() if name != ESTIMATE}
         known = float(jax.jit(lambda *a: estimate(*a)[1])(*args))
         errors[ESTIMATE] = abs(known - errors[PLAIN])
-        times = interleave(runs, budget=1 if quick else 30, least=5 if quick else 15)
+        times = interleave(runs, budget=1 if quick else 10, least=5 if quick else 15)
         report.tables.append(
             Table(f"n = {n}", timing_rows(times, errors, PLAIN), "The error of the estimate is its own.")
         )

@@ -40,13 +40,13 @@ def measure(quick: bool) -> Report:
     for n in (10,) if quick else (10, 200):
         args = ridge(n).args
         makers = {name: _maker(make, args) for name, make in (competitors | OTHERS).items()}
-        measured = compilation(makers, rounds=1 if quick else 15)
+        measured = compilation(makers, rounds=1 if quick else 7)
         total = measured["total"]
         report.tables.append(Table(f"n = {n}", _rows(measured, "ours, default"), "Medians, in milliseconds."))
         for kind, _, _, target in pairs:
             what = f"n = {n}: {kind}, ours / JAXopt's"
             report.claims.append(Claim.of_times(what, total, f"ours, {kind}", f"jaxopt, {kind}", target))
-    _first_derivative(report, rounds=1 if quick else 9)
+    _first_derivative(report, rounds=1 if quick else 7)
     return report
 
 

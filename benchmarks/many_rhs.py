@@ -43,7 +43,7 @@ def measure(quick: bool) -> Report:
             competitors = {name: make for name, make in competitors.items() if not quick or name in QUICK}
             runs, missing = ready(competitors, partial(_run, derivative, problem.args[:4]))
             errors = {name: relative_error(run(), jacobian) for name, run in runs.items()}
-            times = interleave(runs, budget=1 if quick else 30, least=3 if quick else 9, missing=missing)
+            times = interleave(runs, budget=1 if quick else 10, least=3 if quick else 9, missing=missing)
             note = "" if mode == "jacrev" else "JAXopt and the rule by hand are custom_vjp: they have no forward mode."
             table = Table(f"{mode}, n = {n}", timing_rows(times, errors, "ours, default"), note)
             report.tables.append(table)

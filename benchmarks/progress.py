@@ -34,7 +34,7 @@ def measure(quick: bool) -> Report:
         return call
 
     with contextlib.redirect_stderr(io.StringIO()) as shown:
-        times = interleave({"without": run(False), "with": run(True)}, budget=2 if quick else 100, least=5)
+        times = interleave({"without": run(False), "with": run(True)}, budget=2 if quick else 40, least=5)
     if f"{steps}/{steps}" not in shown.getvalue():
         raise RuntimeError("no bar was shown")
     claim = Claim.of_times("a run with the bar / without", times, "with", "without", 1.02)

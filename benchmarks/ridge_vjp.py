@@ -49,7 +49,7 @@ def measure(quick: bool) -> Report:
         problem = ridge(n)
         runs, missing = ready(COMPETITORS, partial(_run, problem.args))
         errors = {name: relative_error(run(), problem.gradient) for name, run in runs.items()}
-        times = interleave(runs, budget=1 if quick else 40, least=3 if quick else 15, missing=missing)
+        times = interleave(runs, budget=1 if quick else 15, least=3 if quick else 15, missing=missing)
         report.tables.append(Table(f"n = {n}", timing_rows(times, errors, DEFAULT)))
         report.claims.extend(claims(n, times, errors))
     return report

@@ -55,14 +55,21 @@ def by(solver: idf.solvers.GradientDescent) -> Callable:
     return solve
 
 
-def by_scan(stepsize: float, steps: int) -> Callable:
-    """Gradient descent as one would write it to be unrolled: no stopping test, no record of its state."""
+def by_asking_loop(method: idf.solvers.GradientDescent) -> Callable:
+    """The solver's steps in a loop that asks before each one whether it is still needed, as JAXopt's loop does.
+
+    JAX then keeps all that a step reads for the way back, once a step.
+    """
 
     def solve(theta, ridge):
-        gradient = jax.grad(inner)
-        start = jnp.zeros(theta.T.shape, theta.dtype)
-        x, _ = lax.scan(lambda x, _: (x - stepsize * gradient(x, theta, ridge), None), start, None, length=steps)
-        return x, jnp.int32(steps)
+        x0 = jnp.zeros(theta.T.shape, theta.dtype)
+
+        def step(carry, _):
+            update = lambda carry: method.update(*carry, theta, ridge)  # noqa: E731
+            return lax.cond(carry[1].error > method.tol, update, lambda carry: carry, carry), None
+
+        x, state = lax.scan(step, (x0, method.init_state(x0, theta, ridge)), None, length=method.maxiter)[0]
+        return x, state.iteration
 
     return solve
 

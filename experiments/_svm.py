@@ -23,7 +23,7 @@ import implicitdiff as idf
 
 CLASSES = 5
 # How the derivative is computed.
-KINDS = "implicit", "unrolled", "unrolled, plain loop"
+KINDS = "implicit", "unrolled", "unrolled, JAXopt's loop"
 DEFAULT = "implicit, with room for a rescue"  # the library's own choice of the linear solver
 MIRROR, PROJECTED, BLOCKS = "mirror descent", "projected gradient", "block coordinate descent"
 
@@ -147,11 +147,7 @@ def implicit(solver_name: str, condition_name: str, steps: int, default: bool = 
 
 
 def unrolled(solver_name: str, steps: int) -> Callable:
-    """The same, differentiated through the steps by `Unrolled()`.
-
-    Its loop asks before each step whether it is still needed, as a solver with a tolerance must. JAX then keeps all
-    that a step reads for the way back, X among it, once a step.
-    """
+    """The same, differentiated through the steps by `Unrolled()`, a plain loop of them."""
 
     def loss(lam, data):
         method = solver(solver_name, data, steps, idf.Unrolled())
@@ -161,13 +157,20 @@ def unrolled(solver_name: str, steps: int) -> Callable:
     return loss
 
 
-def unrolled_plain(solver_name: str, steps: int) -> Callable:
-    """The same by a plain loop of the solver's steps, which keeps what changes from step to step only."""
+def unrolled_conditionally(solver_name: str, steps: int) -> Callable:
+    """The same, by a loop that asks before each step whether it is still needed, as JAXopt's does.
+
+    JAX then keeps all that a step reads for the way back, X among it, once a step.
+    """
 
     def loss(lam, data):
         method = solver(solver_name, data, steps, None)
         args, x0 = arguments(solver_name, jnp.exp(lam), data), start(data)
-        step = lambda carry, _: (method.update(*carry, *args), None)  # noqa: E731
+
+        def step(carry, _):
+            needed = carry[1].error > method.tol
+            return lax.cond(needed, lambda carry: method.update(*carry, *args), lambda carry: carry, carry), None
+
         x = lax.scan(step, (x0, method.init_state(x0, *args)), None, length=steps)[0][0]
         return outer(x, lam, data), x
 

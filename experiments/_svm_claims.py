@@ -38,7 +38,7 @@ def claims(results: Results, rows: list[dict], used: list[dict], losses: dict, o
         by_solver | {"all of them": np.max(last) / np.min(last) - 1},
     )  # fmt: skip
     if on_real:
-        by_name = {name: abs(on_real[name, KINDS[0]][-1] / on_real[name, KINDS[2]][-1] - 1) for name, _ in on_real}
+        by_name = {name: abs(on_real[name, KINDS[0]][-1] / on_real[name, KINDS[1]][-1] - 1) for name, _ in on_real}
         same(results, "The same on real data, with the projected gradient.", by_name)
     wrong = [row for row in rows if not row["true error"] <= 0.01 * abs(row["true gradient"])]
     shown = [row for row in wrong if not row["estimated error"] <= 0.01 / 3 * abs(row["true gradient"])]

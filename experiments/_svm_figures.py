@@ -10,14 +10,14 @@ STYLES: dict[str, dict[str, Any]] = {
     "implicit": dict(color=COLOURS["implicit"], marker="o"),
     "implicit, with room for a rescue": dict(color=COLOURS["implicit"], marker="o", ls="--", mfc="none"),
     "unrolled": dict(color=COLOURS["unrolled"], marker="s"),
-    "unrolled, plain loop": dict(color=COLOURS["unrolled"], marker="s", ls="--", mfc="none"),
+    "unrolled, JAXopt's loop": dict(color=COLOURS["unrolled"], marker="s", ls="--", mfc="none"),
 }
 
 
 def draw_runtime(rows: list[dict]) -> plt.Figure:
     """Seconds and ratios against p, with the range from 5 to 95 % of the repetitions."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for kind in ("implicit", "unrolled", "unrolled, plain loop"):
+    for kind in ("implicit", "unrolled", "unrolled, JAXopt's loop"):
         run = [row for row in rows if row[f"s {kind}"] > 0]  # not NaN
         p = [row["p"] for row in run]
         left.loglog(p, [row[f"s {kind}"] for row in run], ms=4, label=kind, **STYLES[kind])
@@ -59,7 +59,7 @@ def draw_loss(losses: dict, real: dict) -> plt.Figure:
     axes[0].set(xlabel="outer step", ylabel="validation loss", title="make_classification")
     axes[0].legend(frameon=False, fontsize=7)
     for axis, name in zip(axes[1:], names, strict=True):
-        for kind in ("implicit", "unrolled, plain loop"):
+        for kind in ("implicit", "unrolled"):
             axis.plot(real[name, kind], ls=STYLES[kind].get("ls", "-"), color=STYLES[kind]["color"], label=kind)
         axis.set(xlabel="outer step", title=name)
         axis.legend(frameon=False, fontsize=7)

@@ -5,7 +5,8 @@ number of features, memory against the number of inner steps, and the outer loss
 are chosen independently. The solvers make a fixed number of steps and stop early, so that each point tells how wrong
 its hyper-gradient is: by its residuals, by an estimate, and against finite differences of converged solutions.
 
-Unrolled is timed twice, for it depends on how the loop is written: see `_svm.unrolled` and `_svm.unrolled_plain`.
+Unrolled is timed twice, for it depends on how the loop is written: see `_svm.unrolled` and
+`_svm.unrolled_conditionally`.
 Reduced against the paper, so that all ends in ten minutes: 250 inner steps (25 of block coordinate descent, each
 through all 700 blocks) where it makes 2,500 (500), 60 outer steps where it makes 150, 3 to 20 repetitions, all sizes
 for the projected gradient only. Its step is 1/L instead of 5e-4. Float32, as in the paper; the judge works in float64.
@@ -88,9 +89,9 @@ def programs(solver: str, conditions: tuple[str, ...], steps: int, data: svm.Dat
     """Of a solver: implicit for each condition, and unrolled."""
     n = steps_of(solver, steps)
     made = {("implicit", of): compiled(data, svm.implicit, solver, of, n) for of in conditions}
+    made[KINDS[1], ""] = compiled(data, svm.unrolled, solver, n)
     if conditional:
-        made[KINDS[1], ""] = compiled(data, svm.unrolled, solver, n)
-    made[KINDS[2], ""] = compiled(data, svm.unrolled_plain, solver, n)
+        made[KINDS[2], ""] = compiled(data, svm.unrolled_conditionally, solver, n)
     return made
 
 
@@ -134,7 +135,7 @@ def points(
             program = made.get((kind, of if kind == KINDS[0] else ""))
             row[f"compile s {kind}"] = np.nan if program is None else program.seconds
             row[f"MB {kind}"] = np.nan if program is None else program.bytes / 1e6
-        by_steps = float(returned[KINDS[2], ""][1])
+        by_steps = float(returned[KINDS[1], ""][1])
         row |= {
             "outer loss": float(loss), "true loss": true.loss, "optimality residual": known["residual"],
             "linear residual": known["linear"], "gradient implicit": float(gradient),
@@ -167,7 +168,7 @@ def memory(sizes: Sizes, seed: int, quick: bool) -> list[dict]:
     kinds: dict[str, Callable] = {
         KINDS[0]: lambda steps: (svm.implicit, of, of, steps),
         KINDS[1]: lambda steps: (svm.unrolled, of, steps),
-        KINDS[2]: lambda steps: (svm.unrolled_plain, of, steps),
+        KINDS[2]: lambda steps: (svm.unrolled_conditionally, of, steps),
     }
     if not quick:
         kinds[DEFAULT] = lambda steps: (svm.implicit, of, of, steps, True)
@@ -220,7 +221,7 @@ def real(sizes: Sizes, seed: int) -> tuple[list[dict], dict]:
     return rows, found
 
 
-SHOWN = ("solver", "condition", "p", "inner steps", "s implicit", "s unrolled", "s unrolled, plain loop")
+SHOWN = ("solver", "condition", "p", "inner steps", "s implicit", "s unrolled", "s unrolled, JAXopt's loop")
 KNOWN = ("solver", "condition", "p", "optimality residual", "linear residual", "gradient implicit", "gradient unrolled",
          "true gradient", "estimated error", "true error", "true error unrolled")  # fmt: skip
 

@@ -1,0 +1,184 @@
+"""The cost of a derivative in products with the Jacobian of F: what no matrix-free method can go below.
+
+A matrix-free linear solve is products with A = dF/dx, as many as the method takes, and whatever else it does. The unit
+is one product as it runs inside of a solve: a chain of them in one compiled loop, divided by their number. A
+derivative that costs 1 in units of its own products does nothing else. Where a product is as cheap as adding vectors
+nothing can come near 1: there the mark is the same method written by hand, with the same number of products, no
+check of the result and no convergence test. JAXopt's CG, GMRES and BiCGStab are those of `jax.scipy.sparse.linalg`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxopt
+import jaxopt.linear_solve as theirs
+import numpy as np
+
+import implicitdiff as idf
+
+from . import _large
+from ._harness import compiled, interleave, ready
+from ._large import Large
+from ._report import Claim, Report, Table, relative_error
+
+TOL = 1e-10
+RESTART = 40
+CHAIN = 16  # products in the loop that the unit is taken from
+TARGET = 1.15
+
+
+def measure(quick: bool) -> Report:
+    report = Report([], [])
+    for problem in problems(quick):
+        for transpose in (True,) if quick else (True, False):
+            _measure(report, problem, transpose, budget=0.2 if quick else 4)
+    return report
+
+
+def problems(quick: bool) -> list[Large]:
+    """One dense and one sparse that are symmetric, one of each that is not; in a quick run one, smaller."""
+    if quick:
+        return [_large.dense(10_000, 20)]
+    return [_large.dense(100_000, 60), _large.smoothing(400), _large.advection(320), _large.fixed_point(100_000, 40)]
+
+
+class Tally:
+    """Counts the products of a solve, at run time."""
+
+    def __init__(self):
+        self.count = 0
+
+    def add(self) -> None:
+        self.count += 1
+
+    def of(self, product: Callable) -> Callable:
+        def counted(v):
+            jax.debug.callback(self.add)
+            return product(v)
+
+        return counted
+
+
+def competitors(problem: Large, transpose: bool, tally: Tally | None, steps: int) -> dict[str, Callable]:
+    """Derivatives (v, x, theta, *data) -> product of v with the Jacobian; with a tally they count their products."""
+    method: Any = idf.krylov.CG if problem.symmetric else idf.krylov.GMRES
+
+    def ours(linear_solver):
+        return _derivative(problem.attach(idf.Implicit(linear_solver=linear_solver)), transpose)
+
+    def by_rule(solve):
+        return _large.by_rule(problem.F, solve, transpose)
+
+    def with_jaxopt(solve):
+        if tally is not None:
+            solve = partial(_counted, solve, tally)
+        if transpose:  # a custom_vjp: it has no forward mode, but a function beside it
+            return _derivative(jaxopt.implicit_diff.custom_root(problem.F, solve=solve)(_given), transpose)
+        return lambda v, x, theta, *data: jaxopt.implicit_diff.root_jvp(
+            lambda x, theta: problem.F(x, theta, *data), x, (theta,), (v,), solve=solve
+        )
+
+    # More than 8192 unknowns: the default is the method by itself, at its own tolerance.
+    result = {"ours, default": ours(_counting(method(), tally) if tally else None)}
+    if problem.symmetric:
+        result["ours, CG"] = ours(_counting(method(rtol=TOL), tally))
+        result["by hand, CG"] = by_rule(_large.minimal_cg(steps))
+        result["jaxopt, CG"] = with_jaxopt(partial(theirs.solve_cg, tol=TOL))
+    else:
+        options: dict[str, Any] = dict(tol=TOL, restart=RESTART)
+        result["ours, GMRES"] = ours(_counting(method(rtol=TOL, restart=RESTART), tally))
+        result["by hand, GMRES"] = by_rule(_large.minimal_gmres(steps, RESTART))
+        # By itself it finishes every restart; "incremental" may stop within one. Now the one is faster, now the other.
+        result["jaxopt, GMRES"] = with_jaxopt(partial(theirs.solve_gmres, **options))
+        options |= dict(solve_method="incremental")
+        result["jaxopt, GMRES, incremental"] = with_jaxopt(partial(theirs.solve_gmres, **options))
+        result["jaxopt, BiCGStab"] = with_jaxopt(partial(theirs.solve_bicgstab, tol=TOL))
+    return result
+
+
+def _given(x, theta, *data):
+    return x
+
+
+def _derivative(solver: Callable, transpose: bool) -> Callable:
+    if transpose:
+        return lambda v, x, theta, *data: jax.vjp(lambda t: solver(x, t, *data), theta)[1](v)[0]
+    return lambda v, x, theta, *data: jax.jvp(lambda t: solver(x, t, *data), (theta,), (v,))[1]
+
+
+def _counting(method: Any, tally: Tally | None) -> Any:
+    if tally is None:
+        return method
+    of = tally.of
+
+    class Counting(type(method)):  # type: ignore[misc]
+        def solve(self, product, b, *rest):
+            return super().solve(of(product), b, *rest)
+
+    return Counting(**vars(method))
+
+
+def _counted(solve: Callable, tally: Tally, product: Callable, b: Any) -> Any:
+    return solve(tally.of(product), b)
+
+
+def _counts(problem: Large, transpose: bool, args: tuple) -> dict[str, int]:
+    """Products that each competitor takes, the check of the result included."""
+    tally, counts = Tally(), dict[str, int]()
+    for name, f in competitors(problem, transpose, tally, steps=1).items():
+        if name.startswith("by hand"):  # as many as ours, without the one of the check
+            counts[name] = counts[name.replace("by hand", "ours")] - 1
+            continue
+        tally.count = 0
+        jax.block_until_ready(jax.jit(f)(*args))
+        jax.effects_barrier()
+        counts[name] = tally.count
+    return counts
+
+
+def _chain(problem: Large, transpose: bool, length: int) -> Callable:
+    def chained(v, x, theta, *data):
+        A = _large.product(problem.F, x, theta, data, transpose)
+        return jax.lax.fori_loop(0, length, lambda _, v: A(v), v)
+
+    return chained
+
+
+def _measure(report: Report, problem: Large, transpose: bool, budget: float) -> None:
+    mode, v = ("VJP" if transpose else "JVP"), np.random.default_rng(1).standard_normal(problem.x.shape)
+    args = (jnp.asarray(v), *problem.args)
+    counts = _counts(problem, transpose, args)
+    own = "CG" if problem.symmetric else "GMRES"
+    steps = counts[f"by hand, {own}"]
+    runs, missing = ready(competitors(problem, transpose, None, steps), lambda f: compiled(f, *args))
+    exact = problem.vjp(v) if transpose else problem.jvp(v)
+    errors = {name: relative_error(run(), exact) for name, run in runs.items()}
+    runs["chain"], runs["product"] = (compiled(_chain(problem, transpose, k), *args) for k in (CHAIN, 1))
+    times = interleave(runs, budget, least=3, missing=missing)
+    for name, count in counts.items():
+        times.seconds[f"products of {name}"] = times.seconds["chain"] / CHAIN * count
+    rows: list[dict[str, Any]] = []
+    for name, count in counts.items():
+        if name in missing:
+            rows.append({"what": name, "error": missing[name]})
+            continue
+        ratio = times.ratio(name, f"products of {name}")
+        rows.append({
+            "what": name, "products": count, "ms": 1e3 * times.median(name), "ms / products": ratio.median,
+            "quartiles": f"{ratio.low:.2f}-{ratio.high:.2f}", "x by hand": times.ratio(name, f"by hand, {own}").median,
+            "error": errors[name],
+        })  # fmt: skip
+    note = (f"One product takes {1e3 * times.median('chain') / CHAIN:.3g} ms in a loop of {CHAIN}, "
+            f"{1e3 * times.median('product'):.3g} ms called alone.")  # fmt: skip
+    report.tables.append(Table(f"{mode}, {problem.name}, n = {problem.x.size:,}", rows, note))
+    for name, other, target in (
+        ("ours, default", "products of ours, default", TARGET),
+        (f"ours, {own}", f"by hand, {own}", TARGET),
+        (f"ours, {own}", times.fastest([name for name in counts if name.startswith(f"jaxopt, {own}")]), 1.1),
+    ):
+        what = f"{mode}, {problem.name}: {name} / {other}"
+        report.claims.append(Claim.of_times(what, times, name, other, target))
+    report.claims.append(Claim(f"{mode}, {problem.name}: error by default", errors["ours, default"], 1e-10))
