@@ -98,8 +98,13 @@ def lu(A: Float[Array, "n n"], eps: float) -> Factors:
 
 
 def _indices(A: Array) -> tuple[Array, Array]:
-    """Row and column of each entry."""
-    return lax.broadcasted_iota(jnp.int32, A.shape, 0), lax.broadcasted_iota(jnp.int32, A.shape, 1)
+    """Numbers of the row and the column of each entry, to be compared with each other.
+
+    They depend on A, if in name only: in a loop that may not run at all (`_linear._krylov`) XLA would otherwise compute
+    the comparisons before it, for nothing and in the time of many products.
+    """
+    shift = jnp.isnan(A[0, 0]).astype(jnp.int32)
+    return lax.broadcasted_iota(jnp.int32, A.shape, 0) + shift, lax.broadcasted_iota(jnp.int32, A.shape, 1) + shift
 
 
 def probed(factors: Factors, A: Float[Array, "n n"], eps: float) -> Factors:

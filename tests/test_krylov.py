@@ -110,3 +110,26 @@ def test_within_lineax(method):
     np.testing.assert_allclose(jax.grad(lambda b: jnp.sum(solve(A, b)))(b), np.linalg.solve(A, np.ones(N)), rtol=1e-9)
     with pytest.raises(Exception, match="steps"):
         lx.linear_solve(lx.MatrixLinearOperator(A), b, type(method)(rtol=1e-12, max_steps=2))
+
+
+def test_conjugate_gradients_stop_at_the_documented_residual():
+    """And not at that of a solution of length 0, for which an ill-conditioned system takes a third more products."""
+    n, stiffness = 1000, 1e3
+    b = np.random.default_rng(0).standard_normal(n)
+
+    def product(v):
+        v = v[0]
+        return [(1 + 2 * stiffness) * v - stiffness * (jnp.pad(v[1:], (0, 1)) + jnp.pad(v[:-1], (1, 0)))]
+
+    A = np.diag(np.full(n, 1 + 2 * stiffness)) - stiffness * (np.eye(n, k=1) + np.eye(n, k=-1))
+    x, r, steps = np.zeros(n), b.copy(), 0
+    p, goal = r.copy(), lambda x: 20 * 2.2e-16 * (4 * stiffness * np.linalg.norm(x) + np.linalg.norm(b))
+    while np.linalg.norm(r) > goal(x):
+        Ap = A @ p
+        alpha = r @ r / (p @ Ap)
+        new = r - alpha * Ap
+        x, p, r, steps = x + alpha * p, new + new @ new / (r @ r) * p, new, steps + 1
+    found = jax.jit(lambda b: CG().solve(product, [b]))(b)
+    assert found.converged
+    assert np.linalg.norm(b - A @ found.x[0]) <= 2 * goal(found.x[0])
+    assert found.steps <= 1.1 * steps

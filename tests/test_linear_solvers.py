@@ -206,3 +206,12 @@ def test_lineax_atol_is_meant_entry_by_entry(solver):
     got = jax.jvp(solution, [jnp.zeros(n)], [b])[1]
     residual = d * got + 0.49 * jnp.roll(got, 1) + 0.49 * jnp.roll(got, -1) - b
     assert np.max(np.abs(residual)) < 1e-7
+
+
+def test_the_matrix_that_is_not_needed_costs_nothing():
+    """Nothing of its size is computed before the loop that forms it where the Krylov method fails."""
+    n = 500
+    solve = lambda t: idf.implicit_root(lambda x, t: 2 * x + t, -t / 2, t)
+    text = jax.jit(lambda t: jax.vjp(solve, t)[1](t)).lower(jnp.ones(n)).compile().as_text()
+    assert f"[{n},{n}]" in text
+    assert f"[{n},{n}]" not in text[text.index("ENTRY") :]

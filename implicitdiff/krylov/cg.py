@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from .._dense import SMALLEST_PIVOT
 from .._varying import while_loop
-from ._cycle import Cycle, Krylov, Product, Vector, axpy, dot, norm
+from ._cycle import Cycle, Krylov, Product, Vector, axpy, dot, norm, rounding_unit
 
 
 class CG(Krylov):
@@ -18,15 +18,20 @@ class CG(Krylov):
         M = precondition or (lambda v: v)
         z = M(r)
         one = jnp.ones((), r[0].dtype)
+        eps = float(jnp.finfo(r[0].dtype).eps)
         # Below that share of ||A|| a curvature is rounding noise, and what is gained from it as well.
-        noise = SMALLEST_PIVOT * float(jnp.finfo(r[0].dtype).eps) if self.rtol is None else 0.0
+        noise = SMALLEST_PIVOT * eps if self.rtol is None else 0.0
+        # The goal of `refine` grows with the solution. Its norm comes from r being orthogonal to d and p.
+        grows = self.rtol is None and eps < 1e-12 and precondition is None
+        share, largest = rounding_unit(eps) if grows else 0.0, 1e-3 * norm(r)
 
         def unfinished(state):
-            _, _, _, _, residual, _, step, definite = state
-            return (residual > target) & (step < budget) & definite
+            _, _, _, _, residual, norm_A, dd, _, step, definite = state
+            goal = jnp.maximum(target, jnp.minimum(share * norm_A * jnp.sqrt(dd), largest))
+            return (residual > goal) & (step < budget) & definite
 
         def body(state):
-            d, r, p, rz, _, norm_A, step, _ = state
+            d, r, p, rz, _, norm_A, dd, dp, step, _ = state
             Ap = product(p)
             curvature, pp = dot(p, Ap), dot(p, p)
             norm_A = jnp.maximum(norm_A, jnp.sqrt(dot(Ap, Ap) / pp))
@@ -36,9 +41,11 @@ class CG(Krylov):
             z = M(r)
             rr = dot(r, r)
             new = rr if precondition is None else dot(r, z)
-            return d, r, axpy(new / rz, p, z), new, jnp.sqrt(rr), norm_A, step + 1, definite
+            beta = new / rz
+            dd, dp = dd + alpha * (2 * dp + alpha * pp), beta * (dp + alpha * pp)
+            return d, r, axpy(beta, p, z), new, jnp.sqrt(rr), norm_A, dd, dp, step + 1, definite
 
         zero = [jnp.zeros_like(leaf) for leaf in r]
-        start = (zero, r, z, dot(r, z), norm(r), 0 * one, jnp.zeros((), jnp.int32), jnp.array(True))
-        d, _, _, _, _, norm_A, steps, definite = while_loop(unfinished, body, start)
+        start = (zero, r, z, dot(r, z), norm(r), 0 * one, 0 * one, 0 * one, jnp.zeros((), jnp.int32), jnp.array(True))
+        d, _, _, _, _, norm_A, _, _, steps, definite = while_loop(unfinished, body, start)
         return Cycle(d, steps, norm_A, definite)

@@ -62,7 +62,7 @@ class FixedPointIteration(IterativeSolver):
 def _image(T: Callable[..., PyTree], x: PyTree, args: tuple) -> PyTree:
     """T(x, *args) in the dtypes of x: a step size may be of a higher one."""
     leaves, tree = jax.tree.flatten(x)
-    return tree.unflatten(check_output(T, tree, leaves, T(x, *args)))
+    return jax.tree.unflatten(tree, check_output(T, tree, leaves, T(x, *args)))
 
 
 class AndersonState(NamedTuple):

@@ -13,6 +13,9 @@ from .. import optimality
 from .._varying import while_loop
 from ._iterative import IterativeSolver
 
+# More than that, and there is no descent: f is unbounded below, or its gradient is not.
+HALVINGS = 60
+
 
 class ProximalGradientState(NamedTuple):
     """Attributes: see `State`; stepsize, the point y from which the next step starts, and its momentum t."""
@@ -89,17 +92,18 @@ class ProximalGradient(IterativeSolver):
                 s, new, halvings = carry
                 d = otu.tree_sub(new, y)
                 model = value + otu.tree_vdot(gradient, d) + otu.tree_norm(d, squared=True) / (2 * s)
-                return ~(self.f(new, theta_f) <= model + slack) & (halvings < 60)
+                return ~(self.f(new, theta_f) <= model + slack) & (halvings < HALVINGS)
 
             def halved(carry):
                 s, _, halvings = carry
                 return s / 2, moved(s / 2), halvings + 1
 
-            s, new, _ = while_loop(too_long, halved, (s, moved(s), 0))
+            s, new, halvings = while_loop(too_long, halved, (s, moved(s), 0))
         else:
-            new = moved(s)
+            new, halvings = moved(s), 0
         step = otu.tree_sub(new, y)
-        error = (_norm(step) / s).astype(state.error.dtype)
+        # A step that was halved until it is lost in rounding would pass for one of length 0.
+        error = jnp.where(halvings < HALVINGS, _norm(step) / s, jnp.nan).astype(state.error.dtype)
         if self.accelerated:
             progress = otu.tree_sub(new, x)
             uphill = jnp.real(otu.tree_vdot(step, progress)) < 0
