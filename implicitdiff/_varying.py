@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 from jax import lax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 
 def axes_of(tree: PyTree) -> frozenset[str]:
@@ -53,7 +53,7 @@ def while_loop(cond: Callable, body: Callable, init: PyTree) -> PyTree:
     return lax.while_loop(cond, lambda carry: varying(body(carry), axes), varying(init, axes))
 
 
-def fori_loop(lower: int, upper: int, body: Callable, init: PyTree) -> PyTree:
+def fori_loop(lower: int, upper: int | Array, body: Callable, init: PyTree) -> PyTree:
     """`lax.fori_loop`."""
     if not (axes := axes_of(init)):
         return lax.fori_loop(lower, upper, body, init)

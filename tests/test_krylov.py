@@ -133,3 +133,14 @@ def test_conjugate_gradients_stop_at_the_documented_residual():
     assert found.converged
     assert np.linalg.norm(b - A @ found.x[0]) <= 2 * goal(found.x[0])
     assert found.steps <= 1.1 * steps
+
+
+@pytest.mark.parametrize("restart", [3, 7, 40])
+def test_gmres_where_digits_cancel(restart):
+    """A v is almost v: a single pass of Gram-Schmidt would leave mostly rounding noise."""
+    random = np.random.default_rng(0)
+    A, b = np.eye(60) + 1e-7 * random.standard_normal((60, 60)), random.standard_normal(60)
+    found = jax.jit(lambda b: GMRES(restart=restart).solve(lambda v: [A @ v[0]], [b]))(b)
+    assert found.converged
+    assert found.steps <= 6
+    np.testing.assert_allclose(found.x[0], np.linalg.solve(A, b), rtol=0, atol=1e-13)

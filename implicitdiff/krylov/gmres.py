@@ -4,16 +4,23 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
+from jax import lax
+from jaxtyping import Array
 
-from .._varying import while_loop
+from .._varying import fori_loop, while_loop
 from ._cycle import Cycle, Krylov, Product, Vector, norm, times
+
+# A second pass of Gram-Schmidt where the first one leaves less than that share of a vector: a digit is lost.
+CANCELLATION = 0.1
+# Rows of the basis that are worked on at a time.
+BLOCK = 7
 
 
 class GMRES(Krylov):
     """Restarted GMRES, for any square A (Saad and Schultz 1986).
 
-    The Arnoldi process with classical Gram-Schmidt done twice, Givens rotations as the columns come, and
-    preconditioning from the right, so that the residual it sees is that of the system.
+    The Arnoldi process by classical Gram-Schmidt, done again where digits cancel, Givens rotations as the columns come,
+    and preconditioning from the right, so that the residual it sees is that of the system.
 
     Attributes:
         restart: number of basis vectors kept; the memory is that many vectors of the size of x.
@@ -38,14 +45,14 @@ class GMRES(Krylov):
             V, Q, R, _, norm_A, j = state
             v = M([leaf[j] for leaf in V])
             w = product(v)
-            norm_A = jnp.maximum(norm_A, norm(w) / norm(v))
-            h, w = orthogonalise(V, w)
-            again, w = orthogonalise(V, w)
-            h = h + again
+            size = norm(w)
+            norm_A = jnp.maximum(norm_A, size / norm(v))
+            h, w = orthogonalise(V, w, j + 1)
+            h, w = lax.cond(norm(w) < CANCELLATION * size, lambda: again(V, w, j + 1, h), lambda: (h, w))
             length = norm(w)
             V = [leaf.at[j + 1].set(jnp.where(length > 0, x / length, 0)) for leaf, x in zip(V, w, strict=True)]
             # Q holds the rotations so far: it makes the Hessenberg columns upper triangular.
-            h = Q @ h.at[j + 1].set(length)
+            h = Q @ h[: m + 1].at[j + 1].set(length)
             rho = jnp.hypot(h[j], h[j + 1])
             safe = jnp.where(rho > 0, rho, 1)
             c, s = jnp.where(rho > 0, h[j] / safe, 1), h[j + 1] / safe
@@ -54,7 +61,8 @@ class GMRES(Krylov):
             return V, Q, R, jnp.abs(beta * Q[j + 1, 0]), norm_A, j + 1
 
         first = times(1 / jnp.where(beta > 0, beta, 1), r)
-        basis = [jnp.zeros((m + 1, *leaf.shape), dtype).at[0].set(leaf) for leaf in first]
+        rows = -(-(m + 1) // BLOCK) * BLOCK if m >= BLOCK else m + 1
+        basis = [jnp.zeros((rows, *leaf.shape), dtype).at[0].set(leaf) for leaf in first]
         start = (basis, jnp.eye(m + 1, dtype=dtype), jnp.zeros((m + 1, m), dtype), beta,
                  jnp.zeros((), dtype), jnp.zeros((), jnp.int32))  # fmt: skip
         V, Q, R, _, norm_A, steps = while_loop(unfinished, body, start)
@@ -64,7 +72,26 @@ class GMRES(Krylov):
         return Cycle(M([jnp.tensordot(y, leaf[:m], axes=1) for leaf in V]), steps, norm_A)
 
 
-def orthogonalise(V: Vector, w: Vector):
-    """Coefficients of w in the rows of V, and what is left of w without them (unused rows are zero)."""
-    h = sum(jnp.tensordot(leaf, x, axes=x.ndim) for leaf, x in zip(V, w, strict=True))
-    return h, [x - jnp.tensordot(h, leaf, axes=1) for leaf, x in zip(V, w, strict=True)]
+def again(V: Vector, w: Vector, used: Array, h: Array) -> tuple[Array, Vector]:
+    """A second pass, where most of w was cancelled in the first one."""
+    more, w = orthogonalise(V, w, used)
+    return h + more, w
+
+
+def orthogonalise(V: Vector, w: Vector, used: Array) -> tuple[Array, Vector]:
+    """Coefficients of w in the first rows of V, and what is left of w without them.
+
+    By blocks of rows: all rows at once would read those that are still empty, and one after the other would be as many
+    small kernels, and as many sums over devices.
+    """
+    rows = V[0].shape[0]
+    size = min(BLOCK, rows)
+
+    def of_block(i, state):
+        h, w = state
+        block = [lax.dynamic_slice_in_dim(leaf, i * size, size) for leaf in V]
+        part = sum(jnp.tensordot(leaf, x, axes=x.ndim) for leaf, x in zip(block, w, strict=True))
+        w = [x - jnp.tensordot(part, leaf, axes=1) for leaf, x in zip(block, w, strict=True)]
+        return lax.dynamic_update_slice_in_dim(h, part, i * size, 0), w
+
+    return fori_loop(0, (used + size - 1) // size, of_block, (jnp.zeros(rows, w[0].dtype), w))
