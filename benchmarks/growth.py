@@ -107,6 +107,7 @@ def _quick() -> Iterator[Sweep]:
 
 def _measure(sweep: Sweep, budget: float) -> Report:
     """All sizes: a table, the default against the best method named, plots of time and memory."""
+    unit, scale = ("microseconds for each", 1e6) if sweep.each else ("milliseconds", 1e3)
     rows: list[dict[str, Any]] = []
     against: list[dict[str, Any]] = []
     seconds: dict[str, tuple] = {}
@@ -121,7 +122,7 @@ def _measure(sweep: Sweep, budget: float) -> Report:
         share = case.size if sweep.each else 1
         for what in runs:
             low, middle, high = np.quantile(times.seconds[what], [0.25, 0.5, 0.75]) / share
-            _extend(seconds, what, (case.size, middle, low, high))
+            _extend(seconds, what, (case.size, *(scale * value for value in (middle, low, high))))
             row = {sweep.axis: case.size, "what": what, "ms": 1e3 * middle * share, "error": errors.get(what, "")}
             if what in temporary:
                 _extend(memory, what, (case.size, max(temporary[what], 1e-3)))
@@ -140,7 +141,6 @@ def _measure(sweep: Sweep, budget: float) -> Report:
         alone = medians[0][DEFAULT] + medians[-1][PRODUCT]
         what = f"{title}: the largest / the smallest and a product with dF/dtheta'"
         claims.append(Claim(what, medians[-1][DEFAULT] / alone, 1.15))
-    unit = "seconds for each" if sweep.each else "seconds"
     return Report(
         [Table(title, rows, "Temporary: what XLA allocates for the compiled derivative."),
          Table(f"{title}: the default against the best of our methods named explicitly", against)],
