@@ -84,10 +84,14 @@ def cholesky(A: Float[Array, "n n"], eps: float) -> Factors:
     return probed(Factors(L, None, status), A, eps)
 
 
-def lu(A: Float[Array, "n n"], eps: float) -> Factors:
-    """Factorise the transpose of any square matrix with partial pivoting, P A' = L U."""
+def lu(A: Float[Array, "n n"], eps: float, shift: Array | int = 0) -> Factors:
+    """Factorise the transpose of any square matrix with partial pivoting, P A' = L U.
+
+    `shift` is 0. In a loop that may not run at all it is made from the loop's state: XLA would otherwise compute the
+    comparisons of indices below before the loop, for nothing and in the time of many products.
+    """
     triangle, _, permutation = linalg.lu(A.T)
-    row, column = _indices(A)
+    row, column = (index + shift for index in _indices(A))
     # U_ii = (P A')_ii - sum_{k<i} L_ik U_ki: a pivot that is only rounding noise is small beside the terms of that
     # sum. The comparison does not change when rows or columns of A are scaled.
     least = smallest_pivot(eps)
@@ -98,13 +102,8 @@ def lu(A: Float[Array, "n n"], eps: float) -> Factors:
 
 
 def _indices(A: Array) -> tuple[Array, Array]:
-    """Numbers of the row and the column of each entry, to be compared with each other.
-
-    They depend on A, if in name only: in a loop that may not run at all (`_linear._krylov`) XLA would otherwise compute
-    the comparisons before it, for nothing and in the time of many products.
-    """
-    shift = jnp.isnan(A[0, 0]).astype(jnp.int32)
-    return lax.broadcasted_iota(jnp.int32, A.shape, 0) + shift, lax.broadcasted_iota(jnp.int32, A.shape, 1) + shift
+    """Row and column of each entry."""
+    return lax.broadcasted_iota(jnp.int32, A.shape, 0), lax.broadcasted_iota(jnp.int32, A.shape, 1)
 
 
 def probed(factors: Factors, A: Float[Array, "n n"], eps: float) -> Factors:

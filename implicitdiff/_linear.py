@@ -157,7 +157,8 @@ def trial(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions,
             # A loop that runs at most once; see `_krylov`.
             def densely(state):
                 x, converged, _ = state
-                factors = lu(form(acting, right, shift=state[2].astype(jnp.int32)), space.eps)
+                shift = state[2].astype(jnp.int32)
+                factors = lu(form(acting, right, shift), space.eps, shift)
                 dense = split(factors.solve(join(right)), right)
                 return (
                     [jnp.where(converged, old, new) for old, new in zip(x, dense, strict=True)],
@@ -234,7 +235,8 @@ def _krylov(method: Krylov, b: Vector, space: RealSpace, options, rescue: bool) 
             # loop as a constant of it, needed or not.
             def densely(state):
                 x, converged, tried, _ = state
-                factors = lu(form(product, b, shift=tried.astype(jnp.int32)), space.eps)
+                shift = tried.astype(jnp.int32)
+                factors = lu(form(product, b, shift), space.eps, shift)
                 dense = split(factors.solve(join(b)), b)
                 x = [jnp.where(converged, old, new) for old, new in zip(x, dense, strict=True)]
                 return x, converged, jnp.array(True), jnp.where(converged, OK, factors.status)
