@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+import optimistix as optx
 import pytest
 from jax import lax
 from jax.extend import core as jex
@@ -91,6 +92,10 @@ def solver(theta, method):
     return method.run(jnp.zeros(5), theta)[0]
 
 
+def optimistix(theta):
+    return idf.solvers.optimistix_solver(energy, optx.BFGS(1e-6, 1e-6)).run(jnp.zeros(5), theta)[0]
+
+
 def program(theta):
     return idf.convex.solve_qp(jnp.eye(5) * theta, A[0], A[1:3], B[:2], A, B + 9, solver="jax").x
 
@@ -105,6 +110,7 @@ WHOLE = {
     **{f"root, {type(method).__name__}": partial(root, linear_solver=method) for method in METHODS},
     **{f"composed, {type(method).__name__}": partial(composed, linear_solver=method) for method in METHODS[:2]},
     **{f"solver, {number}": partial(solver, method=method) for number, method in enumerate(DESCENT)},
+    "optimistix": optimistix,
     "quadratic program": program,
 }
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 from .. import optimality
 from .._adjoint import Adjoint
 from .._decorators import stop
+from .._precision import full_precision
 from .._program import compiled_call
 from .._root import as_root, attach
 from . import _batches
@@ -47,6 +48,7 @@ class OptimistixSolver:
         x, state, F, _ = self.solved(init, *args)
         return attach(F, x, args, {}, self.adjoint), state
 
+    @full_precision
     def solved(self, init: PyTree, *args: Any) -> tuple[PyTree, OptimistixState, Callable, tuple]:
         """(x, state, F, args) with F(x, *args) = 0; nothing is attached to x."""
 
@@ -166,6 +168,7 @@ class OptaxSolver(IterativeSolver):
         error = otu.tree_norm(gradient).astype(state.error.dtype)
         return optax.apply_updates(x, updates), OptaxState(state.iteration + 1, error, error <= self.tol, inner)
 
+    @full_precision
     def run_iterator(self, init: PyTree, iterator: Iterable[PyTree], *args: Any) -> tuple[PyTree, OptaxState]:
         """One step for each batch: `f(x, *args, batch)`.
 

@@ -18,6 +18,7 @@ from .. import optimality, projection
 from .._adjoint import Adjoint
 from .._decorators import stop
 from .._host import host_solver
+from .._precision import full_precision
 from .._root import as_root, attach
 from ._iterative import floating
 
@@ -67,6 +68,7 @@ class ScipySolver:
         x, state, F, _ = self.solved(init, *args)
         return attach(F, x, args, {}, self.adjoint), state
 
+    @full_precision
     def solved(self, init: PyTree, *args: Any) -> tuple[PyTree, ScipyState, Callable, tuple]:
         """(x, state, F, args) with F(x, *args) = 0; nothing is attached to x."""
         init, fixed = stop(floating(init)), stop(args)
