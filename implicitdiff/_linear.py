@@ -2,7 +2,8 @@
 
 A is known by its product v -> A v, x and b are pytrees of arrays of any inexact dtypes. Small systems are formed
 and factorised, large ones solved by a Krylov method; in between, a Krylov method gets a limited number of
-products, and where that is not enough the matrix is formed after all. Every result is checked.
+products, and where that is not enough the matrix is formed after all. In large systems without symmetry GMRES stands
+behind BiCGStab. Every result is checked.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from ._failure import NOT_CONVERGED, NOT_FINITE, OK, OnFailure, Status, failed_i
 from ._precision import full_precision
 from ._program import name_of
 from ._varying import axes_of, varying, while_loop
-from .krylov import CG, GMRES, MINRES, Krylov
+from .krylov import CG, GMRES, MINRES, BiCGStab, Krylov, Outcome
 from .krylov._composed import on_range
 from .krylov._cycle import Product, Vector, dot, norm, rounding_unit
 
@@ -29,6 +30,8 @@ DIRECT_SIZE = 400
 DENSE_SIZE = 8192
 
 Strategy = Callable[[Product, Vector], tuple[Vector, Status]]
+# What follows where a Krylov method fails. Its last argument is 0, of which XLA does not know.
+Rescue = Callable[[Product, Vector, Array], tuple[Vector, Status]]
 
 
 class LinearOptions(NamedTuple):
@@ -151,29 +154,15 @@ def trial(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions,
     name = "LU" if method is lu else "Cholesky" if method is cholesky else name_of(method)
     steps = None
     if isinstance(method, Krylov):
-        outcome = method.solve(acting, right, *_helpers(method, right, space, options)[transpose])
-        x, converged, steps = outcome.x, outcome.converged, outcome.steps
-        if options.solver is None and space.size <= DENSE_SIZE:
-            # A loop that runs at most once; see `_krylov`.
-            def densely(state):
-                x, converged, _ = state
-                shift = state[2].astype(jnp.int32)
-                factors = lu(form(acting, right, shift), space.eps, shift)
-                dense = split(factors.solve(join(right)), right)
-                return (
-                    [jnp.where(converged, old, new) for old, new in zip(x, dense, strict=True)],
-                    converged | (factors.status == OK),
-                    jnp.array(True),
-                )
-
-            start = (x, converged, jnp.array(False))
-            x, converged, _ = while_loop(lambda s: ~s[1] & ~s[2], densely, start)
+        precondition, cycle = _helpers(method, right, space, options)[transpose]
+        outcome = method.solve(acting, right, precondition, cycle)
+        steps = outcome.steps
+        x, status = _rescued(outcome, acting, right, _rescue(method, space, options, precondition))
     else:
         x, status = _strategies(product, right, space, options)[transpose](acting, right)
-        converged = status == OK
     size = norm(right)
     residual = norm([a - c for a, c in zip(right, acting(x), strict=True)]) / jnp.where(size > 0, size, 1)
-    return Trial(space.from_real(x), name, steps, converged, residual)
+    return Trial(space.from_real(x), name, steps, status == OK, residual)
 
 
 def _strategies(product: Product, b: Vector, space: RealSpace, options: LinearOptions) -> tuple[Strategy, Strategy]:
@@ -182,14 +171,14 @@ def _strategies(product: Product, b: Vector, space: RealSpace, options: LinearOp
     if solver is None:
         method = automatic(space, options)
         if isinstance(method, Krylov):
-            return _krylov(method, b, space, options, rescue=space.size <= DENSE_SIZE)
+            return _krylov(method, b, space, options)
         return _direct(product, b, space, method)
     if isinstance(solver, lx.LU):
         return _direct(product, b, space, lu)
     if isinstance(solver, lx.Cholesky):
         return _direct(product, b, space, cholesky)
     if isinstance(solver, Krylov):
-        return _krylov(solver, b, space, options, rescue=False)
+        return _krylov(solver, b, space, options)
     if isinstance(solver, lx.AbstractLinearSolver):
         return _lineax(solver, b, space, options)
     return _callable(solver, space, options)
@@ -201,7 +190,7 @@ def automatic(space: RealSpace, options: LinearOptions) -> Krylov | Callable[[Ar
         return cholesky if options.positive_definite else lu
     composed = options.parts is not None and options.preconditioner is None
     symmetric = options.symmetric or options.positive_definite
-    method = CG if options.positive_definite or composed else MINRES if symmetric else GMRES
+    method = CG if options.positive_definite or composed else MINRES if symmetric else BiCGStab
     rtol = rounding_unit(space.eps) if options.rtol is None and space.mixed else options.rtol
     budget = max(64, space.size // 4) if space.size <= DENSE_SIZE else None
     return method(rtol=rtol, atol=0.0 if options.atol is None else options.atol, max_steps=budget)
@@ -223,32 +212,57 @@ def _direct(product: Product, b: Vector, space: RealSpace, factorise) -> tuple[S
     return with_transpose(False), with_transpose(True)
 
 
-def _krylov(method: Krylov, b: Vector, space: RealSpace, options, rescue: bool) -> tuple[Strategy, Strategy]:
-    def with_preconditioner(precondition, cycle=None):
+def _krylov(method: Krylov, b: Vector, space: RealSpace, options: LinearOptions) -> tuple[Strategy, Strategy]:
+    def with_helpers(precondition, cycle):
         def strategy(product, b):
             outcome = method.solve(product, b, precondition, cycle)
-            if not rescue:
-                return outcome.x, first(_finite(b), failed_if(~outcome.converged, NOT_CONVERGED))
-
-            # A loop that runs at most once: unlike lax.cond, it costs nothing under vmap unless some element of
-            # the batch needs it. The unit vectors depend on the state, or XLA would form the matrix before the
-            # loop as a constant of it, needed or not.
-            def densely(state):
-                x, converged, tried, _ = state
-                shift = tried.astype(jnp.int32)
-                factors = lu(form(product, b, shift), space.eps, shift)
-                dense = split(factors.solve(join(b)), b)
-                x = [jnp.where(converged, old, new) for old, new in zip(x, dense, strict=True)]
-                return x, converged, jnp.array(True), jnp.where(converged, OK, factors.status)
-
-            start = (outcome.x, outcome.converged, jnp.array(False), jnp.int32(OK))
-            x, _, _, status = while_loop(lambda s: ~s[1] & ~s[2], densely, start)
+            x, status = _rescued(outcome, product, b, _rescue(method, space, options, precondition))
             return x, first(_finite(b), status)
 
         return strategy
 
-    (precondition, cycle), transposed = _helpers(method, b, space, options)
-    return with_preconditioner(precondition, cycle), with_preconditioner(*transposed)
+    forward, transposed = _helpers(method, b, space, options)
+    return with_helpers(*forward), with_helpers(*transposed)
+
+
+def _rescue(method: Krylov, space: RealSpace, options: LinearOptions, precondition: Product | None) -> Rescue | None:
+    """What follows where the method that was chosen here fails."""
+    if options.solver is not None:
+        return None
+    if space.size <= DENSE_SIZE:
+
+        def densely(product, b, zero):
+            # The unit vectors depend on the state of the loop, or XLA would form the matrix before it.
+            factors = lu(form(product, b, zero), space.eps, zero)
+            return split(factors.solve(join(b)), b), factors.status
+
+        return densely
+    if not isinstance(method, BiCGStab):
+        return None
+
+    def by_gmres(product, b, zero):
+        del zero
+        outcome = GMRES(method.rtol, method.atol, method.max_steps).solve(product, b, precondition)
+        return outcome.x, failed_if(~outcome.converged, NOT_CONVERGED)
+
+    return by_gmres
+
+
+def _rescued(outcome: Outcome, product: Product, b: Vector, rescue: Rescue | None) -> tuple[Vector, Status]:
+    if rescue is None:
+        return outcome.x, failed_if(~outcome.converged, NOT_CONVERGED)
+
+    # A loop that runs at most once: unlike lax.cond, it costs nothing under vmap unless some element of the batch
+    # needs it.
+    def again(state):
+        x, converged, tried, _ = state
+        other, status = rescue(product, b, tried.astype(jnp.int32))
+        x = [jnp.where(converged, old, new) for old, new in zip(x, other, strict=True)]
+        return x, converged, jnp.array(True), jnp.where(converged, OK, status)
+
+    start = (outcome.x, outcome.converged, jnp.array(False), jnp.int32(OK))
+    x, _, _, status = while_loop(lambda s: ~s[1] & ~s[2], again, start)
+    return x, status
 
 
 def _helpers(method: Krylov, b: Vector, space: RealSpace, options: LinearOptions) -> tuple[tuple, tuple]:

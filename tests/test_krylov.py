@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg as spl
 
-from implicitdiff.krylov import CG, GMRES, MINRES
+from implicitdiff.krylov import CG, GMRES, MINRES, BiCGStab
+from implicitdiff.krylov.bicgstab import least
 
 N = 80
 
@@ -25,7 +26,8 @@ def matrix(kind, condition, n=N, seed=0):
 
 
 SUITED = [(CG(), "definite"), (MINRES(), "definite"), (MINRES(), "indefinite"), (GMRES(), "definite"),
-          (GMRES(), "general"), (GMRES(restart=15), "general")]  # fmt: skip
+          (GMRES(), "general"), (GMRES(restart=15), "general"), (BiCGStab(), "definite"), (BiCGStab(), "general"),
+          (BiCGStab(length=1), "general"), (BiCGStab(length=3), "general")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "kind"), SUITED)
@@ -52,17 +54,53 @@ def test_minres_needs_no_more_products_than_scipys():
     assert outcome.steps <= 1.3 * count[0]
 
 
+def test_bicgstab_needs_no_more_products_than_scipys():
+    A = matrix("general", 30) + 2 * matrix("definite", 30, seed=1)
+    b = np.random.default_rng(1).standard_normal(N)
+    count = [0]
+    spl.bicgstab(A, b, rtol=1e-10, callback=lambda _: count.__setitem__(0, count[0] + 2))
+    for length in (1, 2):
+        outcome = BiCGStab(rtol=1e-10, length=length).solve(lambda v: [A @ v[0]], [jnp.asarray(b)])
+        assert outcome.converged
+        assert outcome.steps <= count[0] + 2 * length
+
+
+def test_bicgstab_with_eigenvalues_along_the_imaginary_axis():
+    rotation = np.random.default_rng(0).standard_normal((N, N)) / np.sqrt(N)
+    A, b = 0.3 * np.eye(N) + rotation - rotation.T, np.random.default_rng(1).standard_normal(N)
+    two, one = (
+        BiCGStab(length=length, max_steps=400).solve(lambda v: [A @ v[0]], [jnp.asarray(b)]) for length in (2, 1)
+    )
+    assert two.converged
+    np.testing.assert_allclose(two.x[0], np.linalg.solve(A, b), atol=1e-11)
+    assert not one.converged
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("dependent", [False, True])
+def test_coefficients_of_the_least_residual(count, dependent):
+    vectors = np.random.default_rng(count).standard_normal((30, count + 1))
+    if dependent:
+        vectors[:, -1] = 2 * vectors[:, 1] if count > 1 else 0
+    gram = vectors.T @ vectors
+    found = np.array(least([[jnp.asarray(gram[i, j]) for j in range(i + 1)] for i in range(count + 1)]))
+    reference = np.linalg.lstsq(vectors[:, 1:], vectors[:, 0])[0]
+    np.testing.assert_allclose(vectors[:, 1:] @ found, vectors[:, 1:] @ reference, atol=1e-12)
+    if not dependent:
+        np.testing.assert_allclose(found, reference, atol=1e-12)
+
+
 def test_several_leaves_are_one_vector():
     A = matrix("definite", 10)
     b = np.random.default_rng(1).standard_normal(N)
     cut = lambda v: [v[:50].reshape(5, 10), v[50:]]
     join = lambda v: jnp.concatenate([v[0].ravel(), v[1]])
-    for method in (CG(), MINRES(), GMRES()):
+    for method in (CG(), MINRES(), GMRES(), BiCGStab()):
         outcome = method.solve(lambda v: cut(A @ join(v)), cut(jnp.asarray(b)))
         np.testing.assert_allclose(join(outcome.x), np.linalg.solve(A, b), rtol=1e-10)
 
 
-@pytest.mark.parametrize("method", [CG(), MINRES(), GMRES()])
+@pytest.mark.parametrize("method", [CG(), MINRES(), GMRES(), BiCGStab()])
 def test_trivial_and_impossible_right_hand_sides(method):
     A = matrix("definite", 10)
     product = lambda v: [A @ v[0]]
@@ -79,7 +117,9 @@ def test_trivial_and_impossible_right_hand_sides(method):
     assert huge.converged
 
 
-@pytest.mark.parametrize("method", [CG(max_steps=200), MINRES(max_steps=200), GMRES(max_steps=200)])
+@pytest.mark.parametrize(
+    "method", [CG(max_steps=200), MINRES(max_steps=200), GMRES(max_steps=200), BiCGStab(max_steps=200)]
+)
 def test_a_singular_system_does_not_converge(method):
     A = np.diag(np.r_[0.0, np.linspace(1, 2, N - 1)])
     outcome = jax.jit(lambda b: method.solve(lambda v: [A @ v[0]], [b]))(np.ones(N))
@@ -102,7 +142,7 @@ def test_a_batch_stops_element_by_element():
         np.testing.assert_allclose(x, np.linalg.solve(A, np.ones(N)), rtol=1e-9)
 
 
-@pytest.mark.parametrize("method", [CG(rtol=1e-12), MINRES(rtol=1e-12), GMRES(rtol=1e-12)])
+@pytest.mark.parametrize("method", [CG(rtol=1e-12), MINRES(rtol=1e-12), GMRES(rtol=1e-12), BiCGStab(rtol=1e-12)])
 def test_within_lineax(method):
     A, b = jnp.asarray(matrix("definite", 10)), jnp.arange(1.0, N + 1)
     solve = lambda A, b: lx.linear_solve(lx.MatrixLinearOperator(A, lx.positive_semidefinite_tag), b, method).value

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import implicitdiff as idf
-from implicitdiff.krylov import CG, GMRES, MINRES
+from implicitdiff.krylov import CG, GMRES, MINRES, BiCGStab
 
 
 def derivatives(F, x, theta, adjoint=None):
@@ -40,7 +40,14 @@ def test_a_singular_jacobian_gives_nan(kind, settings):
 
 @pytest.mark.parametrize(
     "solver",
-    [lx.LU(), lx.QR(), GMRES(), lx.GMRES(1e-10, 1e-10), lambda mv, b: jnp.linalg.solve(jax.jacfwd(mv)(b), b)],
+    [
+        lx.LU(),
+        lx.QR(),
+        GMRES(),
+        BiCGStab(),
+        lx.GMRES(1e-10, 1e-10),
+        lambda mv, b: jnp.linalg.solve(jax.jacfwd(mv)(b), b),
+    ],
 )
 def test_a_singular_jacobian_with_chosen_solvers(solver):
     A = SINGULAR["rank deficient"]
@@ -68,7 +75,7 @@ def test_x_that_is_singular_where_the_derivative_is_infinite():
 HARD = np.diag(np.logspace(0, 6, 60))
 
 
-@pytest.mark.parametrize("solver", [CG(max_steps=5), MINRES(max_steps=5), GMRES(max_steps=5), lx.CG(1e-8, 0.0, max_steps=5),
+@pytest.mark.parametrize("solver", [CG(max_steps=5), MINRES(max_steps=5), GMRES(max_steps=5), BiCGStab(max_steps=5), lx.CG(1e-8, 0.0, max_steps=5),
                                     lambda mv, b: jax.scipy.sparse.linalg.cg(mv, b, maxiter=5)[0]])  # fmt: skip
 def test_a_solve_that_does_not_converge_gives_nan(solver):
     adjoint = idf.Implicit(linear_solver=solver, positive_definite=True)
@@ -138,6 +145,7 @@ def test_one_bad_element_of_a_batch_does_not_spoil_the_others():
     for size_adjoint in (
         idf.Implicit(),
         idf.Implicit(linear_solver=GMRES()),
+        idf.Implicit(linear_solver=BiCGStab()),
         idf.Implicit(on_failure="warn"),
     ):
         x = lambda A, t: idf.implicit_root(lambda x, t: A @ x - t, jnp.zeros(2), t, adjoint=size_adjoint)

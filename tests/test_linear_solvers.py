@@ -10,7 +10,7 @@ import pytest
 from opaque import COTANGENT, TANGENT, THETA, F, hessian, jacobian, newton
 
 import implicitdiff as idf
-from implicitdiff.krylov import CG, GMRES, MINRES
+from implicitdiff.krylov import CG, GMRES, MINRES, BiCGStab
 
 J = jacobian(THETA)
 
@@ -26,6 +26,7 @@ def dense_callable(matvec, b):
 GENERAL = {
     "automatic": None,
     "GMRES": GMRES(),
+    "BiCGStab": BiCGStab(),
     "lineax LU": lx.LU(),
     "lineax QR": lx.QR(),
     "lineax SVD": lx.SVD(),
@@ -98,7 +99,9 @@ def test_symmetric_systems(name, kind):
             np.testing.assert_allclose(jacobian, expected, rtol=1e-11)
 
 
-@pytest.mark.parametrize("solver", [None, GMRES(), CG(), MINRES(), lx.GMRES(1e-12, 1e-12), lx.CG(1e-12, 1e-12)])
+@pytest.mark.parametrize(
+    "solver", [None, GMRES(), BiCGStab(), CG(), MINRES(), lx.GMRES(1e-12, 1e-12), lx.CG(1e-12, 1e-12)]
+)
 def test_preconditioner(solver):
     """An ill-scaled system that only converges, in the steps allowed, with its preconditioner."""
     scale = np.logspace(0, 8, 150)
@@ -124,10 +127,11 @@ def test_preconditioner(solver):
             assert np.all(np.isnan(product))
 
 
-def test_the_preconditioner_is_transposed_in_reverse_mode():
+@pytest.mark.parametrize("method", [GMRES(max_steps=3), BiCGStab(max_steps=4)])
+def test_the_preconditioner_is_transposed_in_reverse_mode(method):
     A = np.triu(np.ones((40, 40))) + 3 * np.eye(40)
     inverse = np.linalg.inv(A)
-    adjoint = idf.Implicit(linear_solver=GMRES(max_steps=3), preconditioner=lambda v: jnp.asarray(inverse) @ v)
+    adjoint = idf.Implicit(linear_solver=method, preconditioner=lambda v: jnp.asarray(inverse) @ v)
     x = lambda t: idf.implicit_root(lambda x, t: A @ x - t, inverse @ np.ones(40), t, adjoint=adjoint)
     np.testing.assert_allclose(jax.vjp(x, jnp.ones(40))[1](jnp.ones(40))[0], inverse.T @ np.ones(40), rtol=1e-10)
 
@@ -172,6 +176,26 @@ def test_two_hundred_thousand_unknowns_without_a_matrix(mode):
         weights = np.cos(np.arange(n))
         got = jax.jit(jax.grad(lambda t: attached(t) @ weights))(theta)
         np.testing.assert_allclose(got, spl.spsolve(A.T.tocsc(), weights) @ right, rtol=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+def test_gmres_stands_behind_bicgstab(mode):
+    """A game: players who push each other around. Every v' A v is 0, where BiCGStab has no first step."""
+    n = 5_000
+    strength = np.linspace(1, 2, n)
+
+    def conditions(x, theta):
+        return jnp.concatenate([strength * x[n:], -strength * x[:n]]) - theta
+
+    b = np.random.default_rng(0).standard_normal(2 * n)
+    inverse = np.concatenate([-b[n:] / strength, b[:n] / strength])  # of b; of the transposed system -inverse
+    product = lambda v: [conditions(v[0], 0.0)]
+    assert not jax.jit(lambda b: BiCGStab().solve(product, [b]))(b).converged
+    attached = lambda t: idf.implicit_root(conditions, jnp.zeros(2 * n), t)
+    if mode == "forward":
+        np.testing.assert_allclose(jax.jit(lambda t: jax.jvp(attached, (t,), (t,))[1])(b), inverse, atol=1e-12)
+    else:
+        np.testing.assert_allclose(jax.jit(lambda t: jax.vjp(attached, t)[1](t)[0])(b), -inverse, atol=1e-12)
 
 
 def test_only_the_elements_of_a_batch_that_need_it_are_rescued():

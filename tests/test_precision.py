@@ -100,7 +100,16 @@ def program(theta):
     return idf.convex.solve_qp(jnp.eye(5) * theta, A[0], A[1:3], B[:2], A, B + 9, solver="jax").x
 
 
-METHODS = [None, lx.LU(), lx.Cholesky(), lx.CG(1e-8, 1e-8), idf.krylov.CG(), idf.MINRES(), idf.krylov.GMRES()]
+METHODS = [
+    None,
+    lx.LU(),
+    lx.Cholesky(),
+    lx.CG(1e-8, 1e-8),
+    idf.krylov.CG(),
+    idf.MINRES(),
+    idf.krylov.GMRES(),
+    idf.krylov.BiCGStab(),
+]
 DESCENT = [
     idf.solvers.GradientDescent(energy, 0.01, maxiter=4),
     idf.solvers.GradientDescent(energy, 0.01, maxiter=4, adjoint=idf.Unrolled()),

@@ -2,6 +2,7 @@
 
 from ._cycle import Krylov as Krylov
 from ._cycle import Outcome as Outcome
+from .bicgstab import BiCGStab as BiCGStab
 from .cg import CG as CG
 from .gmres import GMRES as GMRES
 from .minres import MINRES as MINRES

@@ -61,6 +61,7 @@ METHODS = {
     "CG": (SYMMETRIC, idf.krylov.CG()),
     "MINRES": (SYMMETRIC, idf.MINRES()),
     "GMRES": (GENERAL, idf.krylov.GMRES()),
+    "BiCGStab": (GENERAL, idf.krylov.BiCGStab()),
     "lineax CG": (SYMMETRIC, lx.CG(1e-6, 1e-6)),
 }
 

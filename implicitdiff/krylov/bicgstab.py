@@ -1,0 +1,100 @@
+"""The stabilised biconjugate-gradient method."""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._varying import while_loop
+from ._cycle import Cycle, Krylov, Product, Vector, axpy, dot, norm, rounding_unit
+
+
+class BiCGStab(Krylov):
+    """BiCGStab(l), for any square A (van der Vorst 1992; Sleijpen and Fokkema 1993, algorithm 3.1).
+
+    `length` steps of biconjugate gradients, then the polynomial of that degree in A that makes the residual least, and
+    again. It keeps a few vectors only, where GMRES keeps all since its last restart, so that a step costs little more
+    than its two products with A. But the residual need not fall in every step, and may stay where it is: with
+    eigenvalues all around the origin.
+
+    Preconditioning is from the right, so that the residual it sees is that of the system.
+
+    Attributes:
+        length: the degree of the polynomials. With 1, which is van der Vorst's method, eigenvalues near the imaginary
+            axis stop it.
+    """
+
+    length: int = 2
+
+    def cycle(self, product: Product, r: Vector, target, budget, precondition: Product | None) -> Cycle:  # noqa: D102
+        M = precondition or (lambda v: v)
+        one = jnp.ones((), r[0].dtype)
+        eps = float(jnp.finfo(r[0].dtype).eps)
+        shadow, products = r, 2 * self.length
+        # The goal of `refine` grows with the solution.
+        grows = self.rtol is None and eps < 1e-12 and precondition is None
+        share, largest = rounding_unit(eps), 1e-3 * norm(r)
+
+        def unfinished(state):
+            d, _, _, _, residual, norm_A, step, alive = state
+            goal = jnp.maximum(target, jnp.minimum(share * norm_A * norm(d), largest)) if grows else target
+            return (residual > goal) & (step + products <= budget) & alive
+
+        def body(state):
+            d, r, u, (rho, alpha, omega), _, norm_A, step, _ = state
+            # rs[j] is A^j r, and us[j] is A^j u with the direction u.
+            rs, us, rho = [r], [u], -omega * rho
+            for j in range(self.length):
+                new = dot(rs[j], shadow)
+                beta, rho = divided(alpha * new, rho), new
+                us = [axpy(-beta, u, r) for u, r in zip(us, rs, strict=True)]
+                us.append(product(M(us[j])))
+                alpha = divided(rho, dot(us[j + 1], shadow))
+                d = axpy(alpha, us[0], d)
+                rs = [axpy(-alpha, u, r) for u, r in zip(us[1:], rs, strict=True)]
+                rs.append(product(M(rs[j])))
+            gram = [[dot(rs[max(i, j)], rs[min(i, j)]) for j in range(i + 1)] for i in range(self.length + 1)]
+            coefficients = least(gram)
+            r, u = rs[0], us[0]
+            for j, c in enumerate(coefficients):
+                d, r, u = axpy(c, rs[j], d), axpy(-c, rs[j + 1], r), axpy(-c, us[j + 1], u)
+            omega = coefficients[-1]
+            for j in range(self.length):
+                before = gram[j][j] if precondition is None else dot(*2 * [M(rs[j])])
+                norm_A = jnp.maximum(norm_A, jnp.sqrt(divided(gram[j + 1][j + 1], before)))
+            return d, r, u, (rho, alpha, omega), norm(r), norm_A, step + products, omega != 0
+
+        zero = [jnp.zeros_like(leaf) for leaf in r]
+        start = (zero, r, zero, (one, 0 * one, one), norm(r), 0 * one, jnp.zeros((), jnp.int32), jnp.array(True))
+        d, _, _, _, _, norm_A, steps, _ = while_loop(unfinished, body, start)
+        return Cycle(M(d), steps, norm_A)
+
+
+def divided(a: Array, b: Array) -> Array:
+    """The quotient, and 0 where b is 0: a step that is not defined is not taken."""
+    return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
+
+
+def least(gram: list[list[Array]]) -> list[Array]:
+    """Coefficients c that minimise ||r_0 - c_1 r_1 - ... - c_n r_n||, from the inner products of the vectors.
+
+    By elimination; a vector that depends on those before it up to rounding gets 0.
+    """
+    n = len(gram) - 1
+    eps = float(jnp.finfo(gram[0][0].dtype).eps)
+    L = [[gram[i + 1][j + 1] for j in range(i + 1)] for i in range(n)]
+    y = [gram[i + 1][0] for i in range(n)]
+    pivots: list[Array] = []
+    for i in range(n):
+        pivot = L[i][i]
+        for k in range(i):
+            pivot = pivot - L[i][k] ** 2 * pivots[k]
+            y[i] = y[i] - L[i][k] * y[k]
+        pivot = jnp.where(pivot > 100 * eps * L[i][i], pivot, 0)
+        pivots.append(pivot)
+        for m in range(i + 1, n):
+            inner = L[m][i] - sum(L[m][k] * pivots[k] * L[i][k] for k in range(i))
+            L[m][i] = divided(inner, pivot)
+    c = [divided(y[i], pivots[i]) for i in range(n)]
+    for i in reversed(range(n)):
+        for k in range(i + 1, n):
+            c[i] = c[i] - L[k][i] * c[k]
+    return c
