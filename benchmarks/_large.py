@@ -206,6 +206,26 @@ def minimal_cg(steps: int) -> Callable:
     return solve
 
 
+def minimal_bicgstab(steps: int) -> Callable:
+    """BiCGStab as van der Vorst wrote it down, with a fixed number of products, and nothing that is not needed."""
+
+    def solve(product, b):
+        def step(_, state):
+            x, r, p, rho = state
+            v = product(p)
+            alpha = rho / jnp.vdot(b, v)
+            s = r - alpha * v
+            t = product(s)
+            omega = jnp.vdot(t, s) / jnp.vdot(t, t)
+            x, r = x + alpha * p + omega * s, s - omega * t
+            new = jnp.vdot(b, r)
+            return x, r, r + new / rho * (alpha / omega) * (p - omega * v), new
+
+        return jax.lax.fori_loop(0, -(-steps // 2), step, (jnp.zeros_like(b), b, b, jnp.vdot(b, b)))[0]
+
+    return solve
+
+
 def minimal_gmres(steps: int, restart: int) -> Callable:
     """GMRES by modified Gram-Schmidt with a fixed number of products; no check but the restarts' own residuals."""
 

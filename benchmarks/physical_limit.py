@@ -62,9 +62,15 @@ class Tally:
         return counted
 
 
-def competitors(problem: Large, transpose: bool, tally: Tally | None, steps: int) -> dict[str, Callable]:
+def methods(problem: Large) -> dict[str, Any]:
+    """Our methods for a problem, the one that is chosen by default first."""
+    if problem.symmetric:
+        return {"CG": idf.krylov.CG}
+    return {"BiCGStab": idf.krylov.BiCGStab, "GMRES": partial(idf.krylov.GMRES, restart=RESTART)}
+
+
+def competitors(problem: Large, transpose: bool, tally: Tally | None, steps: dict[str, int]) -> dict[str, Callable]:
     """Derivatives (v, x, theta, *data) -> product of v with the Jacobian; with a tally they count their products."""
-    method: Any = idf.krylov.CG if problem.symmetric else idf.krylov.GMRES
 
     def ours(linear_solver):
         return _derivative(problem.attach(idf.Implicit(linear_solver=linear_solver)), transpose)
@@ -81,22 +87,29 @@ def competitors(problem: Large, transpose: bool, tally: Tally | None, steps: int
             lambda x, theta: problem.F(x, theta, *data), x, (theta,), (v,), solve=solve
         )
 
-    # More than 8192 unknowns: the default is the method by itself, at its own tolerance.
-    result = {"ours, default": ours(_counting(method(), tally) if tally else None)}
-    if problem.symmetric:
-        result["ours, CG"] = ours(_counting(method(rtol=TOL), tally))
-        result["by hand, CG"] = by_rule(_large.minimal_cg(steps))
-        result["jaxopt, CG"] = with_jaxopt(partial(theirs.solve_cg, tol=TOL))
-    else:
-        options: dict[str, Any] = dict(tol=TOL, restart=RESTART)
-        result["ours, GMRES"] = ours(_counting(method(rtol=TOL, restart=RESTART), tally))
-        result["by hand, GMRES"] = by_rule(_large.minimal_gmres(steps, RESTART))
-        # By itself it finishes every restart; "incremental" may stop within one. Now the one is faster, now the other.
-        result["jaxopt, GMRES"] = with_jaxopt(partial(theirs.solve_gmres, **options))
-        options |= dict(solve_method="incremental")
-        result["jaxopt, GMRES, incremental"] = with_jaxopt(partial(theirs.solve_gmres, **options))
-        result["jaxopt, BiCGStab"] = with_jaxopt(partial(theirs.solve_bicgstab, tol=TOL))
+    known = methods(problem)
+    # More than 8192 unknowns: the default takes the products of its method at the method's own tolerance.
+    result = {"ours, default": ours(_counting(next(iter(known.values()))(), tally) if tally else None)}
+    result |= {f"ours, {name}": ours(_counting(method(rtol=TOL), tally)) for name, method in known.items()}
+    result |= {f"by hand, {name}": by_rule(MINIMAL[name](steps.get(name, 1))) for name in known}
+    result |= {name: with_jaxopt(partial(solve, tol=TOL)) for name, solve in THEIRS[problem.symmetric].items()}
     return result
+
+
+MINIMAL = {
+    "CG": _large.minimal_cg,
+    "BiCGStab": _large.minimal_bicgstab,
+    "GMRES": partial(_large.minimal_gmres, restart=RESTART),
+}
+THEIRS = {
+    True: {"jaxopt, CG": theirs.solve_cg},
+    # GMRES by itself finishes every restart; "incremental" may stop within one. Now the one is faster, now the other.
+    False: {
+        "jaxopt, BiCGStab": theirs.solve_bicgstab,
+        "jaxopt, GMRES": partial(theirs.solve_gmres, restart=RESTART),
+        "jaxopt, GMRES, incremental": partial(theirs.solve_gmres, restart=RESTART, solve_method="incremental"),
+    },
+}
 
 
 def _given(x, theta, *data):
@@ -128,7 +141,7 @@ def _counted(solve: Callable, tally: Tally, product: Callable, b: Any) -> Any:
 def _counts(problem: Large, transpose: bool, args: tuple) -> dict[str, int]:
     """Products that each competitor takes, the check of the result included."""
     tally, counts = Tally(), dict[str, int]()
-    for name, f in competitors(problem, transpose, tally, steps=1).items():
+    for name, f in competitors(problem, transpose, tally, {}).items():
         if name.startswith("by hand"):  # as many as ours, without the one of the check
             counts[name] = counts[name.replace("by hand", "ours")] - 1
             continue
@@ -151,8 +164,8 @@ def _measure(report: Report, problem: Large, transpose: bool, budget: float) -> 
     mode, v = ("VJP" if transpose else "JVP"), np.random.default_rng(1).standard_normal(problem.x.shape)
     args = (jnp.asarray(v), *problem.args)
     counts = _counts(problem, transpose, args)
-    own = "CG" if problem.symmetric else "GMRES"
-    steps = counts[f"by hand, {own}"]
+    known = list(methods(problem))
+    steps = {name: counts[f"by hand, {name}"] for name in known}
     runs, missing = ready(competitors(problem, transpose, None, steps), lambda f: compiled(f, *args))
     exact = problem.vjp(v) if transpose else problem.jvp(v)
     errors = {name: relative_error(run(), exact) for name, run in runs.items()}
@@ -168,17 +181,17 @@ def _measure(report: Report, problem: Large, transpose: bool, budget: float) -> 
         ratio = times.ratio(name, f"products of {name}")
         rows.append({
             "what": name, "products": count, "ms": 1e3 * times.median(name), "ms / products": ratio.median,
-            "quartiles": f"{ratio.low:.2f}-{ratio.high:.2f}", "x by hand": times.ratio(name, f"by hand, {own}").median,
-            "error": errors[name],
+            "quartiles": f"{ratio.low:.2f}-{ratio.high:.2f}",
+            f"x by hand, {known[0]}": times.ratio(name, f"by hand, {known[0]}").median, "error": errors[name],
         })  # fmt: skip
     note = (f"One product takes {1e3 * times.median('chain') / CHAIN:.3g} ms in a loop of {CHAIN}, "
             f"{1e3 * times.median('product'):.3g} ms called alone.")  # fmt: skip
     report.tables.append(Table(f"{mode}, {problem.name}, n = {problem.x.size:,}", rows, note))
-    for name, other, target in (
-        ("ours, default", "products of ours, default", TARGET),
-        (f"ours, {own}", f"by hand, {own}", TARGET),
-        (f"ours, {own}", times.fastest([name for name in counts if name.startswith(f"jaxopt, {own}")]), 1.1),
-    ):
+    pairs = [("ours, default", "products of ours, default", TARGET)]
+    for own in known:
+        peers = [name for name in counts if name.startswith(f"jaxopt, {own}")]
+        pairs += [(f"ours, {own}", f"by hand, {own}", TARGET), (f"ours, {own}", times.fastest(peers), 1.1)]
+    for name, other, target in pairs:
         what = f"{mode}, {problem.name}: {name} / {other}"
         report.claims.append(Claim.of_times(what, times, name, other, target))
     report.claims.append(Claim(f"{mode}, {problem.name}: error by default", errors["ours, default"], 1e-10))

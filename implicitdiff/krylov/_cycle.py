@@ -61,6 +61,18 @@ def times(scale: Array, x: Vector) -> Vector:
     return [scale * a for a in x]
 
 
+def stopping(method: "Krylov", r: Vector, target: Array, precondition: Product | None) -> Callable[..., Array]:
+    """The residual at which a cycle may stop, of a lower bound of ||A|| and a function for the norm of the correction.
+
+    The goal of `refine` grows with the solution, which is 0 when the first cycle begins.
+    """
+    eps = float(jnp.finfo(r[0].dtype).eps)
+    if method.rtol is not None or precondition is not None or eps > 1e-12:
+        return lambda norm_A, norm_d: target
+    largest = 1e-3 * norm(r)
+    return lambda norm_A, norm_d: jnp.maximum(target, jnp.minimum(rounding_unit(eps) * norm_A * norm_d(), largest))
+
+
 class Cycle(NamedTuple):
     """What one cycle returns: a correction, the products used, a lower bound of ||A||, whether A is as it must be."""
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._varying import while_loop
-from ._cycle import Cycle, Krylov, Product, Vector, axpy, dot, norm, rounding_unit
+from ._cycle import Cycle, Krylov, Product, Vector, axpy, dot, norm, stopping
 
 
 class BiCGStab(Krylov):
@@ -27,16 +27,12 @@ class BiCGStab(Krylov):
     def cycle(self, product: Product, r: Vector, target, budget, precondition: Product | None) -> Cycle:  # noqa: D102
         M = precondition or (lambda v: v)
         one = jnp.ones((), r[0].dtype)
-        eps = float(jnp.finfo(r[0].dtype).eps)
         shadow, products = r, 2 * self.length
-        # The goal of `refine` grows with the solution.
-        grows = self.rtol is None and eps < 1e-12 and precondition is None
-        share, largest = rounding_unit(eps), 1e-3 * norm(r)
+        goal = stopping(self, r, target, precondition)
 
         def unfinished(state):
             d, _, _, _, residual, norm_A, step, alive = state
-            goal = jnp.maximum(target, jnp.minimum(share * norm_A * norm(d), largest)) if grows else target
-            return (residual > goal) & (step + products <= budget) & alive
+            return (residual > goal(norm_A, lambda: norm(d))) & (step + products <= budget) & alive
 
         def body(state):
             d, r, u, (rho, alpha, omega), _, norm_A, step, _ = state

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from .._dense import SMALLEST_PIVOT
 from .._varying import while_loop
-from ._cycle import Cycle, Krylov, Product, Vector, axpy, dot, norm, rounding_unit
+from ._cycle import Cycle, Krylov, Product, Vector, axpy, dot, norm, stopping
 
 
 class CG(Krylov):
@@ -21,14 +21,12 @@ class CG(Krylov):
         eps = float(jnp.finfo(r[0].dtype).eps)
         # Below that share of ||A|| a curvature is rounding noise, and what is gained from it as well.
         noise = SMALLEST_PIVOT * eps if self.rtol is None else 0.0
-        # The goal of `refine` grows with the solution. Its norm comes from r being orthogonal to d and p.
-        grows = self.rtol is None and eps < 1e-12 and precondition is None
-        share, largest = rounding_unit(eps) if grows else 0.0, 1e-3 * norm(r)
+        goal = stopping(self, r, target, precondition)
 
         def unfinished(state):
             _, _, _, _, residual, norm_A, dd, _, step, definite = state
-            goal = jnp.maximum(target, jnp.minimum(share * norm_A * jnp.sqrt(dd), largest))
-            return (residual > goal) & (step < budget) & definite
+            # The norm of d without another pass over it: r is orthogonal to d and to p.
+            return (residual > goal(norm_A, lambda: jnp.sqrt(dd))) & (step < budget) & definite
 
         def body(state):
             d, r, p, rz, _, norm_A, dd, dp, step, _ = state

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._varying import while_loop
-from ._cycle import Cycle, Krylov, Product, Vector, axpy, dot, times
+from ._cycle import Cycle, Krylov, Product, Vector, axpy, dot, norm, stopping, times
 
 
 class MINRES(Krylov):
@@ -25,10 +25,11 @@ class MINRES(Krylov):
         # With a preconditioner the method sees the residual in the norm of its inverse: scale the target alike.
         target = target if precondition is None else target * beta / jnp.sqrt(dot(r, r))
 
-        def unfinished(state):
-            residual, beta, step = state["residual"], state["beta"], state["step"]
+        goal = stopping(self, r, target, precondition)
+
+        def unfinished(s):
             # beta == 0: the Krylov space is exhausted, and the solution lies in it if there is one.
-            return (residual > target) & (step < budget) & (beta > 0)
+            return (s["residual"] > goal(s["norm_A"], lambda: norm(s["d"]))) & (s["step"] < budget) & (s["beta"] > 0)
 
         def body(s):
             v = times(1 / s["beta"], s["y"])

@@ -4,8 +4,10 @@ import os
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
+import faulthandler
 import json
 import re
+import sys
 import traceback
 
 import jax
@@ -214,6 +216,7 @@ CHECKS = {
 
 
 def main():
+    faulthandler.dump_traceback_later(300, exit=True, file=sys.stderr)  # what hangs shall say where
     for name, check in CHECKS.items():
         try:
             check()
