@@ -28,10 +28,10 @@ class Implicit:
 
     Attributes:
         linear_solver: how to solve A u = b with A = dF/dx or its transpose. None chooses: small systems are formed
-            and factorised, large ones solved by CG, MINRES or BiCGStab, whichever fits what is known of A; where that
-            does not converge, they are formed after all if memory allows, or left to GMRES. Otherwise any `lineax`
-            solver (also `implicitdiff.krylov.CG`, `MINRES`, `BiCGStab`, `GMRES`), or a callable `(matvec, b) -> x` on
-            pytrees like x.
+            and factorised, large ones solved by CG, MINRES or BiCGStab, whichever fits what is known of A, and formed
+            after all where that does not converge and memory allows. Otherwise any `lineax` solver (also
+            `implicitdiff.krylov.CG`, `MINRES`, `BiCGStab`, `GMRES`), or a callable `(matvec, b) -> x` on pytrees
+            like x.
         symmetric: whether A is symmetric; None takes what the condition says of itself.
         positive_definite: whether A is symmetric positive definite; None as above.
         preconditioner: callable `v -> M v` with M linear and close to the inverse of A, on pytrees like x. Makes

@@ -2,8 +2,7 @@
 
 A is known by its product v -> A v, x and b are pytrees of arrays of any inexact dtypes. Small systems are formed
 and factorised, large ones solved by a Krylov method; in between, a Krylov method gets a limited number of
-products, and where that is not enough the matrix is formed after all. In large systems without symmetry GMRES stands
-behind BiCGStab. Every result is checked.
+products, and where that is not enough the matrix is formed after all. Every result is checked.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from ._failure import NOT_CONVERGED, NOT_FINITE, OK, OnFailure, Status, failed_i
 from ._precision import full_precision
 from ._program import name_of
 from ._varying import axes_of, varying, while_loop
-from .krylov import CG, GMRES, MINRES, BiCGStab, Krylov, Outcome
+from .krylov import CG, MINRES, BiCGStab, Krylov, Outcome
 from .krylov._composed import on_range
 from .krylov._cycle import Product, Vector, dot, norm, rounding_unit
 
@@ -30,8 +29,6 @@ DIRECT_SIZE = 400
 DENSE_SIZE = 8192
 
 Strategy = Callable[[Product, Vector], tuple[Vector, Status]]
-# What follows where a Krylov method fails. Its last argument is 0, of which XLA does not know.
-Rescue = Callable[[Product, Vector, Array], tuple[Vector, Status]]
 
 
 class LinearOptions(NamedTuple):
@@ -154,10 +151,9 @@ def trial(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions,
     name = "LU" if method is lu else "Cholesky" if method is cholesky else name_of(method)
     steps = None
     if isinstance(method, Krylov):
-        precondition, cycle = _helpers(method, right, space, options)[transpose]
-        outcome = method.solve(acting, right, precondition, cycle)
-        steps = outcome.steps
-        x, status = _rescued(outcome, acting, right, _rescue(method, space, options, precondition))
+        outcome = method.solve(acting, right, *_helpers(method, right, space, options)[transpose])
+        steps, rescue = outcome.steps, options.solver is None and space.size <= DENSE_SIZE
+        x, status = _rescued(outcome, acting, right, space) if rescue else _as_it_is(outcome)
     else:
         x, status = _strategies(product, right, space, options)[transpose](acting, right)
     size = norm(right)
@@ -213,10 +209,12 @@ def _direct(product: Product, b: Vector, space: RealSpace, factorise) -> tuple[S
 
 
 def _krylov(method: Krylov, b: Vector, space: RealSpace, options: LinearOptions) -> tuple[Strategy, Strategy]:
+    rescue = options.solver is None and space.size <= DENSE_SIZE
+
     def with_helpers(precondition, cycle):
         def strategy(product, b):
             outcome = method.solve(product, b, precondition, cycle)
-            x, status = _rescued(outcome, product, b, _rescue(method, space, options, precondition))
+            x, status = _rescued(outcome, product, b, space) if rescue else _as_it_is(outcome)
             return x, first(_finite(b), status)
 
         return strategy
@@ -225,43 +223,27 @@ def _krylov(method: Krylov, b: Vector, space: RealSpace, options: LinearOptions)
     return with_helpers(*forward), with_helpers(*transposed)
 
 
-def _rescue(method: Krylov, space: RealSpace, options: LinearOptions, precondition: Product | None) -> Rescue | None:
-    """What follows where the method that was chosen here fails."""
-    if options.solver is not None:
-        return None
-    if space.size <= DENSE_SIZE:
-
-        def densely(product, b, zero):
-            # The unit vectors depend on the state of the loop, or XLA would form the matrix before it.
-            factors = lu(form(product, b, zero), space.eps, zero)
-            return split(factors.solve(join(b)), b), factors.status
-
-        return densely
-    if not isinstance(method, BiCGStab):
-        return None
-
-    def by_gmres(product, b, zero):
-        del zero
-        outcome = GMRES(method.rtol, method.atol, method.max_steps).solve(product, b, precondition)
-        return outcome.x, failed_if(~outcome.converged, NOT_CONVERGED)
-
-    return by_gmres
+def _as_it_is(outcome: Outcome) -> tuple[Vector, Status]:
+    return outcome.x, failed_if(~outcome.converged, NOT_CONVERGED)
 
 
-def _rescued(outcome: Outcome, product: Product, b: Vector, rescue: Rescue | None) -> tuple[Vector, Status]:
-    if rescue is None:
-        return outcome.x, failed_if(~outcome.converged, NOT_CONVERGED)
+def _rescued(outcome: Outcome, product: Product, b: Vector, space: RealSpace) -> tuple[Vector, Status]:
+    """The outcome of a Krylov method, or that of a factorisation where it did not converge.
 
-    # A loop that runs at most once: unlike lax.cond, it costs nothing under vmap unless some element of the batch
-    # needs it.
-    def again(state):
+    A loop that runs at most once: unlike lax.cond, it costs nothing under vmap unless some element of the batch needs
+    it. The unit vectors depend on the state, or XLA would form the matrix before the loop as a constant of it.
+    """
+
+    def densely(state):
         x, converged, tried, _ = state
-        other, status = rescue(product, b, tried.astype(jnp.int32))
-        x = [jnp.where(converged, old, new) for old, new in zip(x, other, strict=True)]
-        return x, converged, jnp.array(True), jnp.where(converged, OK, status)
+        shift = tried.astype(jnp.int32)
+        factors = lu(form(product, b, shift), space.eps, shift)
+        dense = split(factors.solve(join(b)), b)
+        x = [jnp.where(converged, old, new) for old, new in zip(x, dense, strict=True)]
+        return x, converged, jnp.array(True), jnp.where(converged, OK, factors.status)
 
     start = (outcome.x, outcome.converged, jnp.array(False), jnp.int32(OK))
-    x, _, _, status = while_loop(lambda s: ~s[1] & ~s[2], again, start)
+    x, _, _, status = while_loop(lambda s: ~s[1] & ~s[2], densely, start)
     return x, status
 
 

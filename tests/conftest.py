@@ -12,6 +12,8 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 # There is one worker a core: BLAS with threads of its own would have them wait for each other. The workers inherit it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# And XLA: its pool of threads has been seen to wait for itself for ever where cores are few (PyAutoFit issue 1528).
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

@@ -27,7 +27,7 @@ class BiCGStab(Krylov):
     def cycle(self, product: Product, r: Vector, target, budget, precondition: Product | None) -> Cycle:  # noqa: D102
         M = precondition or (lambda v: v)
         one = jnp.ones((), r[0].dtype)
-        shadow, products = r, 2 * self.length
+        shadow, products = scattered(r), 2 * self.length
         goal = stopping(self, r, target, precondition)
 
         def unfinished(state):
@@ -62,6 +62,23 @@ class BiCGStab(Krylov):
         start = (zero, r, zero, (one, 0 * one, one), norm(r), 0 * one, jnp.zeros((), jnp.int32), jnp.array(True))
         d, _, _, _, _, norm_A, steps, _ = while_loop(unfinished, body, start)
         return Cycle(M(d), steps, norm_A)
+
+
+def scattered(like: Vector) -> Vector:
+    """Numbers in [-1, 1) without a pattern: their places, hashed.
+
+    The directions are made orthogonal to the Krylov space of A' that begins here. The usual choice, the first residual
+    r, breaks down at once where r' A r = 0, as for every r in a game of two players, whose A is skew.
+    """
+
+    def hashed(leaf: Array, seed: int) -> Array:
+        place = jnp.arange(leaf.size, dtype=jnp.uint32) + jnp.uint32(0x9E3779B9 * (seed + 1) % 2**32)
+        for _ in range(2):
+            place = (place ^ (place >> 16)) * jnp.uint32(0x45D9F3B)
+        place = (place ^ (place >> 16)).reshape(leaf.shape)
+        return place.astype(leaf.dtype) * 2.0**-31 - 1
+
+    return [hashed(leaf, seed) for seed, leaf in enumerate(like)]
 
 
 def divided(a: Array, b: Array) -> Array:

@@ -93,9 +93,17 @@ def explicit_mesh():
     with jax.set_mesh(mesh):
         sharded = [jax.device_put(part, NamedSharding(mesh, PartitionSpec("i"))) for part in (THETA, X0 + 0.3)]
         f = lambda x, theta: 0.5 * jnp.sum(theta * (x - 1) ** 2) + 0.25 * jnp.sum(x**4)
-        program = through(idf.optimality.stationary(f, positive_definite=True))
-        found = jax.jit(program)(*sharded)
-    np.testing.assert_allclose(found, jax.jit(program)(jnp.asarray(THETA), jnp.asarray(X0 + 0.3)), rtol=1e-9)
+        programs = [
+            jax.jit(through(condition))
+            for condition in (
+                idf.optimality.stationary(f, positive_definite=True),
+                idf.optimality.stationary(f),
+                jax.grad(f),
+            )
+        ]
+        found = [program(*sharded) for program in programs]
+    for program, gradient in zip(programs, found, strict=True):
+        np.testing.assert_allclose(gradient, program(jnp.asarray(THETA), jnp.asarray(X0 + 0.3)), rtol=1e-9)
 
 
 def losses(x, rows, y):
