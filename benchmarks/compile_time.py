@@ -22,6 +22,7 @@ PAIRS = [
     ("LU", partial(ours, lx.LU()), partial(with_jaxopt, theirs.solve_lu), 1.2),
     ("Cholesky", partial(ours, lx.Cholesky()), partial(with_jaxopt, theirs.solve_cholesky), 1.2),
     ("CG", partial(ours, krylov.CG(rtol=1e-6)), partial(with_jaxopt, theirs.solve_cg, tol=1e-6), 1.5),
+    ("BiCGStab", partial(ours, krylov.BiCGStab(rtol=1e-6)), partial(with_jaxopt, theirs.solve_bicgstab, tol=1e-6), 1.5),
     ("GMRES", partial(ours, krylov.GMRES(rtol=1e-6)), partial(with_jaxopt, theirs.solve_gmres, tol=1e-6), 1.5),
 ]
 OTHERS = {

@@ -24,6 +24,7 @@ COMPETITORS: dict[str, Callable] = {
     "ours, default, not told that it is positive definite": partial(ours, positive_definite=None),
     "ours, CG 1e-6": partial(ours, krylov.CG(rtol=TOL)),
     "ours, MINRES 1e-6": partial(ours, krylov.MINRES(rtol=TOL)),
+    "ours, BiCGStab 1e-6": partial(ours, krylov.BiCGStab(rtol=TOL)),
     "ours, GMRES 1e-6": partial(ours, krylov.GMRES(rtol=TOL)),
     "ours, Cholesky": partial(ours, lx.Cholesky()),
     "ours, LU": partial(ours, lx.LU()),
@@ -40,7 +41,7 @@ COMPETITORS: dict[str, Callable] = {
 }
 DEFAULT, PEER = "ours, default", "jaxopt, default (normal CG 1e-5)"
 AT_TOLERANCE = [name for name in COMPETITORS if name.startswith("jaxopt") and name != PEER]
-SAME_METHOD = ("CG 1e-6", "GMRES 1e-6", "LU", "Cholesky")
+SAME_METHOD = ("CG 1e-6", "BiCGStab 1e-6", "GMRES 1e-6", "LU", "Cholesky")
 
 
 def measure(quick: bool) -> Report:
