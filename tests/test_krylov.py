@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse.linalg as spl
 
 from implicitdiff.krylov import CG, GMRES, MINRES, BiCGStab
-from implicitdiff.krylov.bicgstab import least
+from implicitdiff.krylov.bicgstab import least, scattered
 
 N = 80
 
@@ -74,6 +74,18 @@ def test_bicgstab_with_eigenvalues_along_the_imaginary_axis():
     assert two.converged
     np.testing.assert_allclose(two.x[0], np.linalg.solve(A, b), atol=1e-11)
     assert not one.converged
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scattered_numbers_have_no_pattern(dtype):
+    numbers, others = map(np.asarray, scattered([jnp.zeros(4096, dtype), jnp.zeros((64, 64), dtype)]))
+    assert numbers.dtype == others.dtype == dtype
+    assert -1 <= numbers.min() < -0.99
+    assert 0.99 < numbers.max() <= 1
+    spectrum = np.abs(np.fft.fft(numbers)) ** 2 / 4096  # 1/3 each, exponentially distributed, if they were random
+    assert abs(spectrum.mean() - 1 / 3) < 0.02
+    assert spectrum.max() < 15 / 3
+    assert abs(numbers @ others.ravel()) / 4096 < 4 / 3 / 64
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

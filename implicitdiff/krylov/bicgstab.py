@@ -12,8 +12,8 @@ class BiCGStab(Krylov):
 
     `length` steps of biconjugate gradients, then the polynomial of that degree in A that makes the residual least, and
     again. It keeps a few vectors only, where GMRES keeps all since its last restart, so that a step costs little more
-    than its two products with A. But the residual need not fall in every step, and may stay where it is: with
-    eigenvalues all around the origin.
+    than its two products with A. The residual need not fall in every step. Where the eigenvalues of A surround the
+    origin it may stay where it is, as that of GMRES may between its restarts.
 
     Preconditioning is from the right, so that the residual it sees is that of the system.
 
@@ -38,6 +38,7 @@ class BiCGStab(Krylov):
             d, r, u, (rho, alpha, omega), _, norm_A, step, _ = state
             # rs[j] is A^j r, and us[j] is A^j u with the direction u.
             rs, us, rho = [r], [u], -omega * rho
+            sizes = []
             for j in range(self.length):
                 new = dot(rs[j], shadow)
                 beta, rho = divided(alpha * new, rho), new
@@ -46,16 +47,19 @@ class BiCGStab(Krylov):
                 alpha = divided(rho, dot(us[j + 1], shadow))
                 d = axpy(alpha, us[0], d)
                 rs = [axpy(-alpha, u, r) for u, r in zip(us[1:], rs, strict=True)]
-                rs.append(product(M(rs[j])))
+                moved = M(rs[j])
+                rs.append(product(moved))
+                sizes.append((dot(rs[j + 1], rs[j + 1]), dot(moved, moved)))
             gram = [[dot(rs[max(i, j)], rs[min(i, j)]) for j in range(i + 1)] for i in range(self.length + 1)]
             coefficients = least(gram)
             r, u = rs[0], us[0]
             for j, c in enumerate(coefficients):
                 d, r, u = axpy(c, rs[j], d), axpy(-c, rs[j + 1], r), axpy(-c, us[j + 1], u)
+            if precondition is None:  # already known
+                sizes = [(gram[j + 1][j + 1], gram[j][j]) for j in range(self.length)]
+            for after, before in sizes:
+                norm_A = jnp.maximum(norm_A, jnp.sqrt(divided(after, before)))
             omega = coefficients[-1]
-            for j in range(self.length):
-                before = gram[j][j] if precondition is None else dot(*2 * [M(rs[j])])
-                norm_A = jnp.maximum(norm_A, jnp.sqrt(divided(gram[j + 1][j + 1], before)))
             return d, r, u, (rho, alpha, omega), norm(r), norm_A, step + products, omega != 0
 
         zero = [jnp.zeros_like(leaf) for leaf in r]
