@@ -47,7 +47,10 @@ CONDITIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("solver", [None, idf.krylov.GMRES()])
+SOLVERS = [None, pytest.param(idf.krylov.BiCGStab(), marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("case", CONDITIONS)
 def test_both_modes(case, solver):
     adjoint = idf.Implicit(linear_solver=solver)
@@ -58,7 +61,7 @@ def test_both_modes(case, solver):
     np.testing.assert_allclose(jax.grad(lambda t: x(t) @ COTANGENT)(jnp.asarray(THETA)), COTANGENT @ J, rtol=1e-11)
 
 
-@pytest.mark.parametrize("solver", [None, idf.krylov.GMRES()])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_loop_that_jax_cannot_reverse_leaves_forward_mode(solver):
     F = lambda x, theta: M @ x + 0.1 * cube_by_loop(x) - B @ jnp.sin(theta)
     x = lambda theta: idf.implicit_root(F, newton(THETA), theta, adjoint=idf.Implicit(linear_solver=solver))
@@ -102,7 +105,7 @@ class TestNested:
             f, exact = (jax.grad if k % 2 == 0 else jax.jacfwd)(f), jax.grad(exact)
         np.testing.assert_allclose((jax.jit(f) if jit else f)(2.0), exact(2.0), rtol=1e-10)
 
-    @pytest.mark.parametrize("solver", [None, pytest.param(idf.krylov.GMRES(), marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("solver", SOLVERS)
     def test_a_decorated_solver_inside_F(self, solver):
         @idf.custom_root(lambda y, x: y + 0.1 * y**3 - x, adjoint=idf.Implicit(linear_solver=solver))
         def inner(init, x):

@@ -75,7 +75,12 @@ def not_holomorphic(x, theta):
 
 @pytest.mark.parametrize(
     "solver",
-    [None, idf.krylov.GMRES(), idf.krylov.BiCGStab(), lambda mv, b: jax.scipy.sparse.linalg.gmres(mv, b, tol=1e-12)[0]],
+    [
+        None,
+        idf.krylov.BiCGStab(),
+        pytest.param(idf.krylov.GMRES(), marks=pytest.mark.slow),
+        lambda mv, b: jax.scipy.sparse.linalg.gmres(mv, b, tol=1e-12)[0],
+    ],
 )
 @pytest.mark.parametrize("F", [holomorphic, not_holomorphic])
 def test_complex_unknowns(F, solver):

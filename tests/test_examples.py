@@ -14,10 +14,8 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 README = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
-SLOW = [pytest.param(path, marks=[] if path.stem == "demo" else [pytest.mark.slow]) for path in EXAMPLES]
-
-
-@pytest.mark.parametrize("path", SLOW, ids=lambda path: path.stem)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(path, tmp_path):
     environment = os.environ | {"PYTHONWARNINGS": "error", "MPLCONFIGDIR": str(tmp_path)}
     run = subprocess.run(

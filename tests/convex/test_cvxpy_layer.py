@@ -74,9 +74,7 @@ EXAMPLES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "make", [*EXAMPLES[:2], *(pytest.param(make, marks=pytest.mark.slow) for make in EXAMPLES[2:])]
-)
+@pytest.mark.parametrize("make", [EXAMPLES[0], *(pytest.param(make, marks=pytest.mark.slow) for make in EXAMPLES[1:])])
 def test_examples(make):
     random = np.random.default_rng(0)
     problem, parameters, variables, values = make(random)
@@ -144,7 +142,9 @@ def curved_cones(random):
     return cp.Problem(cp.Minimize(goal), constraints), [p], [1 + random.random((2, 2))]
 
 
-@pytest.mark.parametrize("make", [flat_constraints, quadratic_cones, curved_cones])
+@pytest.mark.parametrize(
+    "make", [flat_constraints, pytest.param(quadratic_cones, marks=pytest.mark.slow), curved_cones]
+)
 def test_dual_values(make):
     random = np.random.default_rng(2)
     problem, parameters, values = make(random)

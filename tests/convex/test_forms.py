@@ -91,6 +91,7 @@ def test_diffcp(cones, monkeypatch):
     assert_close(got, expected, 1e-6)
 
 
+@pytest.mark.slow
 def test_both_forms_have_the_same_derivative():
     """The homogeneous embedding of the paper, and the normal map that `solve_conic` uses, on all cones at once."""
     cones = [Zero(1), NonNegative(2), SecondOrder(3), PositiveSemidefinite(3), Exponential(), Power(0.3), Power(0.6)]

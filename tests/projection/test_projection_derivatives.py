@@ -45,7 +45,12 @@ def differences(f, z, step=1e-6):
     return np.stack([(f(z + step * e) - f(z - step * e)) / (2 * step) for e in np.eye(z.size)], axis=-1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+SLOW = ("power", "transport")  # to compile
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in NAMES]
+)
 def test_agrees_with_finite_differences(name):
     case, run, rng, norms = CASES[name], compiled(name), np.random.default_rng(4), []
     for size in (0.5, 1.0, 3.0):
