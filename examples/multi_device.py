@@ -8,7 +8,8 @@ JAX makes eight devices of the host; they share its cores, so that time does not
 import argparse
 import os
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")  # before JAX starts
+# Before JAX starts; a number of devices that was asked for already comes last and holds.
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
 import jax.numpy as jnp

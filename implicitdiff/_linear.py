@@ -152,8 +152,8 @@ def trial(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions,
     steps = None
     if isinstance(method, Krylov):
         outcome = method.solve(acting, right, *_helpers(method, right, space, options)[transpose])
-        steps, rescue = outcome.steps, options.solver is None and space.size <= DENSE_SIZE
-        x, status = _rescued(outcome, acting, right, space) if rescue else _as_it_is(outcome)
+        steps = outcome.steps
+        x, status = _rescued(outcome, acting, right, space, options)
     else:
         x, status = _strategies(product, right, space, options)[transpose](acting, right)
     size = norm(right)
@@ -209,12 +209,10 @@ def _direct(product: Product, b: Vector, space: RealSpace, factorise) -> tuple[S
 
 
 def _krylov(method: Krylov, b: Vector, space: RealSpace, options: LinearOptions) -> tuple[Strategy, Strategy]:
-    rescue = options.solver is None and space.size <= DENSE_SIZE
-
     def with_helpers(precondition, cycle):
         def strategy(product, b):
             outcome = method.solve(product, b, precondition, cycle)
-            x, status = _rescued(outcome, product, b, space) if rescue else _as_it_is(outcome)
+            x, status = _rescued(outcome, product, b, space, options)
             return x, first(_finite(b), status)
 
         return strategy
@@ -223,16 +221,14 @@ def _krylov(method: Krylov, b: Vector, space: RealSpace, options: LinearOptions)
     return with_helpers(*forward), with_helpers(*transposed)
 
 
-def _as_it_is(outcome: Outcome) -> tuple[Vector, Status]:
-    return outcome.x, failed_if(~outcome.converged, NOT_CONVERGED)
-
-
-def _rescued(outcome: Outcome, product: Product, b: Vector, space: RealSpace) -> tuple[Vector, Status]:
-    """The outcome of a Krylov method, or that of a factorisation where it did not converge.
+def _rescued(outcome: Outcome, product: Product, b: Vector, space: RealSpace, options: LinearOptions):
+    """Solution and status of a Krylov method; where it was our choice and failed, of a factorisation if memory allows.
 
     A loop that runs at most once: unlike lax.cond, it costs nothing under vmap unless some element of the batch needs
     it. The unit vectors depend on the state, or XLA would form the matrix before the loop as a constant of it.
     """
+    if options.solver is not None or space.size > DENSE_SIZE:
+        return outcome.x, failed_if(~outcome.converged, NOT_CONVERGED)
 
     def densely(state):
         x, converged, tried, _ = state

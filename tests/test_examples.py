@@ -23,6 +23,8 @@ def test_example(path, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout
+    if path.stem == "multi_device":
+        assert "on 8 devices" in run.stdout
 
 
 def test_readme_shows_the_demo_as_it_is():

@@ -76,6 +76,48 @@ def test_bicgstab_with_eigenvalues_along_the_imaginary_axis():
     assert not one.converged
 
 
+def systems(n=200):
+    random = np.random.default_rng(0)
+    G = random.standard_normal((n, n)) / np.sqrt(n)
+    Q, half, B = np.linalg.qr(G)[0], n // 2, G[: n // 2, : n // 2] * 2**0.5
+    push, eye = np.diag(np.linspace(1, 2, half)), np.eye(n)
+    grid, side = np.eye(n, k=1) - np.eye(n, k=-1), np.eye(n, k=1) + np.eye(n, k=-1)
+    chances = random.uniform(size=(n, n)) ** 8
+    return {
+        "advection": 4 * eye - 2 * side + 1.5 * grid,
+        "fixed point": eye - 0.9 * Q,
+        "random fixed point": eye - 0.9 * G,
+        "negative": -(eye + 0.5 * G),
+        "rotation": eye + G - G.T,
+        "mostly rotation": 0.1 * eye + G - G.T,
+        "game": np.block([[0.1 * np.eye(half), B], [-B.T, 0.1 * np.eye(half)]]),
+        "zero-sum game": np.block([[0 * push, push], [-push, 0 * push]]),
+        "KKT": np.block([[G[:half, :half] @ G[:half, :half].T + 0.1 * np.eye(half), B.T], [push @ B, -0.5 * push]]),
+        "Markov chain": eye - 0.99 * chances / chances.sum(1, keepdims=True),
+        "cyclic shift": np.roll(eye, 1, 0),  # neither solves it
+        "random": G,
+    }
+
+
+def test_bicgstab_converges_wherever_gmres_does():
+    kinds = systems()
+    matrices = np.stack(list(kinds.values()))
+    b = np.random.default_rng(1).standard_normal(matrices.shape[1])
+
+    def solved(method):
+        return jax.jit(jax.vmap(lambda A: method.solve(lambda v: [A @ v[0]], [b])))(matrices)
+
+    first, second = solved(BiCGStab(max_steps=2000)), solved(GMRES(max_steps=2000))
+    assert np.sum(second.converged) >= 9
+    for name, one, other, x in zip(kinds, first.converged, second.converged, first.x[0], strict=True):
+        assert one or not other, name
+        if one:
+            error = np.linalg.norm(x - np.linalg.solve(kinds[name], b)) / np.linalg.norm(x)
+            assert error <= 1e-13 * np.linalg.cond(kinds[name]), name
+    both = first.converged & second.converged
+    assert np.sum(first.steps, where=both) <= 1.5 * np.sum(second.steps, where=both)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_scattered_numbers_have_no_pattern(dtype):
     numbers, others = map(np.asarray, scattered([jnp.zeros(4096, dtype), jnp.zeros((64, 64), dtype)]))

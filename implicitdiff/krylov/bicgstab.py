@@ -49,15 +49,14 @@ class BiCGStab(Krylov):
                 rs = [axpy(-alpha, u, r) for u, r in zip(us[1:], rs, strict=True)]
                 moved = M(rs[j])
                 rs.append(product(moved))
-                sizes.append((dot(rs[j + 1], rs[j + 1]), dot(moved, moved)))
+                if precondition is not None:
+                    sizes.append((dot(rs[j + 1], rs[j + 1]), dot(moved, moved)))
             gram = [[dot(rs[max(i, j)], rs[min(i, j)]) for j in range(i + 1)] for i in range(self.length + 1)]
             coefficients = least(gram)
             r, u = rs[0], us[0]
             for j, c in enumerate(coefficients):
                 d, r, u = axpy(c, rs[j], d), axpy(-c, rs[j + 1], r), axpy(-c, us[j + 1], u)
-            if precondition is None:  # already known
-                sizes = [(gram[j + 1][j + 1], gram[j][j]) for j in range(self.length)]
-            for after, before in sizes:
+            for after, before in sizes or [(gram[j + 1][j + 1], gram[j][j]) for j in range(self.length)]:
                 norm_A = jnp.maximum(norm_A, jnp.sqrt(divided(after, before)))
             omega = coefficients[-1]
             return d, r, u, (rho, alpha, omega), norm(r), norm_A, step + products, omega != 0

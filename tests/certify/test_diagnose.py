@@ -147,6 +147,7 @@ def test_large_problem_without_a_matrix():
     assert report.linear_solver == "CG"
     assert 5 < report.linear_steps < 100
     assert report.definite is None
+    assert diagnose(lambda x, b: d * x - b, b / d, b).linear_solver == "BiCGStab"  # nothing is known of it
 
 
 def test_wrong_use():

@@ -210,6 +210,9 @@ CHECKS = {
     "conjugate gradients": matrix_free(through(idf.optimality.stationary(energy, positive_definite=True))),
     "MINRES": matrix_free(through(idf.optimality.stationary(energy))),
     "BiCGStab": matrix_free(through(lambda x, theta: jax.grad(energy)(x, theta))),
+    "GMRES": matrix_free(
+        through(lambda x, theta: jax.grad(energy)(x, theta), idf.Implicit(linear_solver=idf.krylov.GMRES()))
+    ),
     "solver and gradient": matrix_free(solved),
     "lasso": matrix_free(lasso),
     "pytree": matrix_free(pytree),
