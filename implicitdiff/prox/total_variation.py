@@ -54,8 +54,11 @@ def total_variation(v: PyTree, weight: PyTree | None = 1.0, scaling: PyTree = 1.
 
 
 @jax.custom_batching.sequential_vmap
-def _solution(v: Float[Array, " n"], t: Float[Array, ""]) -> Float[Array, " n"]:
-    """The solution for one signal, equal on blocks to the last bit.
+def _solution(v: Float[Array, " n"], t: Float[Array, ""]) -> tuple[Float[Array, " n"], Float[Array, " n-1"]]:
+    """The solution for one signal, and the sign of each of its jumps.
+
+    The signs come from the comparisons that make the jumps. To compare the values would be to compare numbers that the
+    compiler may have rounded differently in two places.
 
     With m_k(b) = min over x_1..x_{k-1} of the terms of the first k entries, given x_k = b,
         m_{k+1}(b) = (b - v_{k+1})^2 / 2 + min_a m_k(a) + t |b - a|,
@@ -101,12 +104,15 @@ def _solution(v: Float[Array, " n"], t: Float[Array, ""]) -> Float[Array, " n"]:
     bounds = while_loop(lambda state: state[0] < n, step, jax.tree.map(jnp.asarray, start))[-1]
 
     def back(b, bound):
-        a = jnp.clip(b, *bound)
-        return a, a
+        low, high = bound
+        # Rounding may leave low a little above high.
+        falls, rises = b < low, b > high
+        a = jnp.where(falls, low, jnp.where(rises, high, b))
+        return a, (a, jnp.where(falls, -one, jnp.where(rises, one, 0.0)))
 
     last = bounds[-1, 0]
-    _, x = lax.scan(back, last, bounds[:-1], reverse=True)
-    return jnp.append(x, last)
+    _, (x, jumps) = lax.scan(back, last, bounds[:-1], reverse=True)
+    return jnp.append(x, last), jumps
 
 
 @jax.jit
@@ -115,13 +121,20 @@ def _on_blocks(v: Float[Array, " n"], t: Float[Array, ""]) -> Float[Array, " n"]
     """The solution as a function of v and t for its blocks, which are constant nearby."""
     fixed, level = lax.stop_gradient((v, t))
     middle = jnp.mean(fixed)
-    x = jnp.where(level == 0, fixed, _solution(fixed - middle, level) + middle)
-    jump = jnp.sign(jnp.diff(x))
-    block = jnp.concatenate([jnp.zeros(1, int), jnp.cumsum((jump != 0) | (t == 0))])
-    forces = jnp.pad(jump, (0, 1)) - jnp.pad(jump, (1, 0))
+    centred = fixed - middle
+    x, jumps = _solution(centred, level)
+    # Two blocks of the same value count as one, also where rounding sets them apart.
+    rounding = 8 * jnp.finfo(v.dtype).eps * jnp.max(jnp.abs(centred))
+    jumps = jnp.where(jnp.abs(jnp.diff(x)) <= rounding, 0.0, jumps)
+    x = x + middle
+    jumps = jnp.where(level == 0, jnp.sign(jnp.diff(fixed)), jumps)
+    block = jnp.concatenate([jnp.zeros(1, int), jnp.cumsum((jumps != 0) | (level == 0))])
+    forces = jnp.pad(jumps, (0, 1)) - jnp.pad(jumps, (1, 0))
 
     def total(values: Array) -> Array:
-        return jnp.zeros_like(values).at[block].add(values)[block]
+        return jax.ops.segment_sum(values, block, num_segments=v.size, indices_are_sorted=True)
 
-    # As a correction of x, which is zero but for rounding, the sum has small terms.
-    return x + total(v - x + t * forces) / total(jnp.ones_like(v))
+    # As a correction of x, which is zero but for rounding, the sum has small terms. One number for each block.
+    near = jax.ops.segment_max(x, block, num_segments=v.size, indices_are_sorted=True)
+    mean = near + total(v - near[block] + t * forces) / jnp.maximum(total(jnp.ones_like(v)), 1.0)
+    return jnp.where(level == 0, v + t * forces, mean[block])
