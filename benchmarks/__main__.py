@@ -16,7 +16,8 @@ from . import __path__ as here
 from ._harness import reason
 from ._index import write_index
 from ._machine import machine
-from ._report import Claim, markdown, write
+from ._pages import content, page, write
+from ._report import Claim
 
 RESULTS = Path(here[0]) / "results"
 
@@ -82,10 +83,13 @@ def main() -> int:
                 traceback.print_exc()
             continue
         met = sum(claim.verdict == "met" for claim in report.claims)
-        print(f"{seconds:.0f} s, {met} of {len(report.claims)} targets met; {time.perf_counter() - begin:.0f} s so far",
-              file=sys.stderr, flush=True)  # fmt: skip
+        print(
+            f"{seconds:.0f} s, {met} of {len(report.claims)} targets met; {time.perf_counter() - begin:.0f} s so far",
+            file=sys.stderr,
+            flush=True,
+        )
         if options.only:
-            print(markdown(found[name], report), flush=True)
+            print(page(content(name, found[name], report, where, seconds)), flush=True)
         claims += [(name, claim) for claim in report.claims]
     met = sum(claim.verdict == "met" for _, claim in claims)
     print(f"{met} of {len(claims)} targets met; tables in {out}")

@@ -94,9 +94,15 @@ def competitors(problem: Problem, iterations: int) -> dict[str, Callable]:
             # It stops where a step changes no digit at all, which these problems do not reach.
             solver: Any = optx.FixedPointIteration(rtol=0.0, atol=1e-100)
             return optx.fixed_point(
-                lambda x, args: step(x, *args), solver, x, (theta, *data), max_steps=iterations, throw=False,
-                adjoint=adjoint, tags=frozenset({lx.negative_semidefinite_tag}),
-            ).value  # fmt: skip
+                lambda x, args: step(x, *args),
+                solver,
+                x,
+                (theta, *data),
+                max_steps=iterations,
+                throw=False,
+                adjoint=adjoint,
+                tags=frozenset({lx.negative_semidefinite_tag}),
+            ).value
 
         return run
 

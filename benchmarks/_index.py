@@ -1,35 +1,48 @@
-"""The README of a folder of results: what was measured where, and all targets, the missed ones first."""
+"""The README of a folder of results: what was measured where, and the targets that are missed."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from ._report import grid
+from measuring.tables import load, markdown
 
-VARIES = ("date", "commit", "load", "quick")  # said for each topic, or not at all
-HEADINGS = {"missed": "Where it loses", "not measured": "Not measured", "met": "Targets met"}
-COLUMNS = ("claim", "measured", "spread", "target")
+VARIES = ("date", "commit", "load", "quick")  # shown for each topic, or not at all
+HEADINGS = {"missed": "Where it loses", "not measured": "Not measured"}
+COLUMNS = ("claim", "measured", "quartiles", "target")
 
 
 def write_index(folder: Path) -> None:
-    topics = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    claims = [claim | {"topic": topic["topic"]} for topic in topics for claim in topic["claims"]]
-    count = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in HEADINGS}
-    parts = ["# Results of the benchmark"]
-    parts.append("Written by `python -m benchmarks`. A ratio of times is the median of the ratios within a round, its "
-                 "spread are their quartiles; a target is the largest value that meets it.")  # fmt: skip
+    """Write README.md from the JSON files of the topics."""
+    topics = [load(path) for path in sorted(folder.glob("*.json"))]
+    claims = [claim | {"topic": _link(topic["topic"])} for topic in topics for claim in topic["claims"]]
+    met = sum(claim["verdict"] == "met" for claim in claims)
+    parts = [
+        "# Results of the benchmark",
+        "Written by `python -m benchmarks`. The page of a topic has all its targets and tables, and the JSON file "
+        "beside it every number. A ratio of times is the median of the ratios within a round, given with its "
+        "quartiles; a target is the largest value that meets it.",
+    ]
     if any(topic["machine"]["quick"] for topic in topics):
-        parts.append("**From a quick run, of small problems and few rounds: that it works, not how fast it is.**")
-    parts.append(f"{count['met']} of {len(claims)} targets are met.")
-    parts += ["## Topics", grid([_line(topic) for topic in topics]), "## Machine", _machine(topics)]
+        parts.append("**From a quick run of small problems: it shows that the benchmark works, not how fast it is.**")
+    commits = {topic["machine"]["commit"] for topic in topics}
+    if len(commits) > 1 or any("dirty" in commit for commit in commits):
+        parts.append(
+            "The topics were measured at different commits, named below, and some of them with uncommitted "
+            "changes; they are to be measured again at one clean commit."
+        )
+    parts += [
+        f"{met} of {len(claims)} targets are met.",
+        "## Topics",
+        markdown([_line(topic) for topic in topics]),
+        "## Machine",
+        _machine(topics),
+    ]
     for verdict, heading in HEADINGS.items():
-        rows = [{"topic": _link(claim["topic"]), **{column: claim[column] for column in COLUMNS}}
-                for claim in claims if claim["verdict"] == verdict]  # fmt: skip
+        rows = [claim for claim in claims if claim["verdict"] == verdict]
         if rows:
-            parts += [f"## {heading}", grid(rows)]
+            parts += [f"## {heading}", markdown(rows, ("topic", *COLUMNS), digits=3)]
         elif verdict == "missed":
             parts += [f"## {heading}", "No target is missed."]
-    (folder / "README.md").write_text("\n\n".join(parts) + "\n")
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _link(name: str) -> str:
@@ -37,14 +50,19 @@ def _link(name: str) -> str:
 
 
 def _line(topic: dict[str, Any]) -> dict[str, Any]:
-    met, all_ = sum(claim["verdict"] == "met" for claim in topic["claims"]), len(topic["claims"])
-    return {"topic": _link(topic["topic"]), "what": topic["title"], "targets met": f"{met} of {all_}" if all_ else "",
-            "seconds": round(topic["seconds"]), "date": topic["machine"]["date"],
-            "commit": topic["machine"]["commit"]}  # fmt: skip
+    met, total = sum(claim["verdict"] == "met" for claim in topic["claims"]), len(topic["claims"])
+    return {
+        "topic": _link(topic["topic"]),
+        "what": topic["title"],
+        "targets met": f"{met} of {total}" if total else "",
+        "seconds": round(topic["seconds"]),
+        "date": topic["machine"]["date"],
+        "commit": topic["machine"]["commit"],
+    }
 
 
 def _machine(topics: list[dict[str, Any]]) -> str:
-    """What is the same for all topics once, the rest with the topics."""
+    """What is the same for all topics is said once; topics that differ are named."""
     lines = []
     for key in dict.fromkeys(key for topic in topics for key in topic["machine"] if key not in VARIES):
         where: dict[str, list[str]] = {}

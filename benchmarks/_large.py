@@ -83,8 +83,17 @@ def smoothing(side: int) -> Large:
     b = np.random.default_rng(0).standard_normal((side, side))
     x = inverse(theta * b)
     condition = idf.optimality.stationary(energy, positive_definite=True)
-    return Large(f"smoothing, {side} x {side}", True, jax.grad(energy), attached(condition), x,
-                 np.full((side, side), theta), (b,), x - b, inverse)  # fmt: skip
+    return Large(
+        f"smoothing, {side} x {side}",
+        True,
+        jax.grad(energy),
+        attached(condition),
+        x,
+        np.full((side, side), theta),
+        (b,),
+        x - b,
+        inverse,
+    )
 
 
 def advection(side: int) -> Large:
@@ -107,8 +116,17 @@ def advection(side: int) -> Large:
 
     source = np.random.default_rng(0).standard_normal((side, side))
     x = inverse(source, False)
-    return Large(f"advection and diffusion, {side} x {side}", False, F, attached(F), x,
-                 np.full((side, side), decay), (source,), x, inverse)  # fmt: skip
+    return Large(
+        f"advection and diffusion, {side} x {side}",
+        False,
+        F,
+        attached(F),
+        x,
+        np.full((side, side), decay),
+        (source,),
+        x,
+        inverse,
+    )
 
 
 def curve(n: int, parameters: int, stiffness: float) -> Large:

@@ -19,10 +19,21 @@ if TYPE_CHECKING:
 # Of a library in all figures: the first of these words that is in a competitor's name. Seen well by the colour-blind.
 OURS = "#0072B2"
 COLOURS = {
-    "ours": OURS, "implicitdiff": OURS, "jaxopt": "#D55E00", "optimistix": "#009E73", "unrolled": "#AA3377",
-    "cvxpylayers": "#CC79A7", "diffcp": "#CC79A7", "qpax": "#56B4E9", "proxqp": "#8C6D31", "optax": "#7A5195",
-    "scipy": "#8B5A2B", "scikit-learn": "#E69F00", "hand": "#555555", "implicit": OURS,
-}  # fmt: skip
+    "ours": OURS,
+    "implicitdiff": OURS,
+    "jaxopt": "#D55E00",
+    "optimistix": "#009E73",
+    "unrolled": "#AA3377",
+    "cvxpylayers": "#CC79A7",
+    "diffcp": "#CC79A7",
+    "qpax": "#56B4E9",
+    "proxqp": "#8C6D31",
+    "optax": "#7A5195",
+    "scipy": "#8B5A2B",
+    "scikit-learn": "#E69F00",
+    "hand": "#555555",
+    "implicit": OURS,
+}
 OTHERS = ("#222222", "#999933", "#882255", "#44AA99")
 # Of several competitors of one library.
 STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ((0, (5, 1, 1, 1, 1, 1)), "v"), ((0, (1, 3)), "P"))
@@ -32,7 +43,7 @@ FASTEST = 0.03
 
 
 def figures(title: str, report: Report) -> list[tuple[str, Callable[[Path], None]]]:
-    """Names, and what draws them."""
+    """The name of each figure, and a function that draws it into a file."""
     if importlib.util.find_spec("matplotlib") is None:
         return []
     ratios = [claim for claim in report.claims if claim.quartiles and np.isfinite(claim.measured)]
@@ -58,8 +69,9 @@ def draw(plot: Plot, path: Path) -> None:
         common: dict[str, Any] = dict(color=colour, zorder=4 if colour == OURS else 3)
         xs, ys = _shown(xs, plot.logx), _shown(ys, plot.logy)
         every = max(1, len(xs) // 12)  # markers of many points would hide the line
-        axes.plot(xs, ys, linestyle=style, marker=marker, markevery=every, markersize=5, linewidth=1.6, label=name,
-                  **common)  # fmt: skip
+        axes.plot(
+            xs, ys, linestyle=style, marker=marker, markevery=every, markersize=5, linewidth=1.6, label=name, **common
+        )
         if spread:
             low, high = (_shown(bound, plot.logy) for bound in spread)
             axes.fill_between(xs, low, high, alpha=0.18, linewidth=0, **common)
@@ -73,8 +85,13 @@ def draw(plot: Plot, path: Path) -> None:
     # From top to bottom as the lines end on the right.
     ends = [_last(plot.lines[label][1]) for label in labels]
     order = sorted(range(len(labels)), key=lambda i: -ends[i])
-    axes.legend([handles[i] for i in order], [labels[i] for i in order], loc="upper left", bbox_to_anchor=(1.01, 1.02),
-                frameon=False)  # fmt: skip
+    axes.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.02),
+        frameon=False,
+    )
     _save(figure, path)
 
 
@@ -99,8 +116,15 @@ def draw_ratios(title: str, claims: Sequence[Claim], path: Path) -> None:
             axes.plot([claim.measured], [row], color=colour, marker="o", markersize=6, zorder=4)
         else:
             axes.plot([left * 1.06], [row], color=colour, marker="<", markersize=7, zorder=4)
-            axes.annotate(f"{claim.measured:.2g}", (left * 1.06, row), (7, 0), textcoords="offset points", fontsize=8,
-                          va="center", zorder=5)  # fmt: skip
+            axes.annotate(
+                f"{claim.measured:.2g}",
+                (left * 1.06, row),
+                (7, 0),
+                textcoords="offset points",
+                fontsize=8,
+                va="center",
+                zorder=5,
+            )
     axes.set_yticks(rows, labels, fontsize=9)
     axes.set(xlim=(left, right), ylim=(heights.sum(), 0), xlabel="ratio of times (left is faster)")
     axes.grid(False, axis="y")
@@ -108,11 +132,21 @@ def draw_ratios(title: str, claims: Sequence[Claim], path: Path) -> None:
     _log_ticks(axes.xaxis, np.array([left, right]), False)
     axes.set_title("\n".join(textwrap.wrap(title.rstrip("."), 75)), loc="right", pad=26)
     axes.legend(
-        [Line2D([], [], color=MET, marker="o", linewidth=2.4), Line2D([], [], color=MISSED, marker="o", linewidth=2.4),
-         Line2D([], [], color="#222222", marker="|", markersize=11, markeredgewidth=1.6, linewidth=0)],
-        ["met", "missed (median, quartiles)", "target"], loc="lower right", bbox_to_anchor=(1.01, 1.0), frameon=False,
-        ncols=3, fontsize=9, columnspacing=1.2, handletextpad=0.5, borderpad=0.1,
-    )  # fmt: skip
+        [
+            Line2D([], [], color=MET, marker="o", linewidth=2.4),
+            Line2D([], [], color=MISSED, marker="o", linewidth=2.4),
+            Line2D([], [], color="#222222", marker="|", markersize=11, markeredgewidth=1.6, linewidth=0),
+        ],
+        ["met", "missed (median, quartiles)", "target"],
+        loc="lower right",
+        bbox_to_anchor=(1.01, 1.0),
+        frameon=False,
+        ncols=3,
+        fontsize=9,
+        columnspacing=1.2,
+        handletextpad=0.5,
+        borderpad=0.1,
+    )
     _save(figure, path)
 
 

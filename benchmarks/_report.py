@@ -1,10 +1,6 @@
-"""What a topic hands back, and how it is written: Markdown for people, CSV and JSON for programs."""
+"""What a topic hands back: tables of measurements, claims about them, and lines to draw."""
 
-import csv
-import json
-import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,16 +42,27 @@ class Claim(NamedTuple):
         return "met" if self.measured <= self.target else "missed"  # NaN is missed
 
     def row(self) -> dict[str, Any]:
-        return dict(claim=self.what, measured=self.measured, spread=self.missing or _range(self.quartiles),
-                    of_minima=self.of_minima, target=f"<= {self.target:g}", verdict=self.verdict)  # fmt: skip
+        return {
+            "claim": self.what,
+            "measured": self.measured,
+            "quartiles": self.missing or _range(self.quartiles),
+            "ratio of minima": self.of_minima,
+            "target": f"<= {self.target:g}",
+            "verdict": self.verdict,
+        }
 
 
 class Table(NamedTuple):
-    """Rows of measurements, each a dict from column to value."""
+    """Rows of measurements, each a dict from column to value.
+
+    Attributes:
+        on_page: False for a long table whose numbers are drawn: it is stored in the JSON file only.
+    """
 
     title: str
     rows: list[dict[str, Any]]
     note: str = ""
+    on_page: bool = True
 
 
 class Plot(NamedTuple):
@@ -89,11 +96,25 @@ def timing_rows(times: Times, errors: dict[str, float], reference: str) -> list[
     result: list[dict[str, Any]] = []
     for name in times.seconds:
         ratio = times.ratio(name, reference)
-        result.append({
-            "what": name, "min ms": 1e3 * times.minimum(name), "median ms": 1e3 * times.median(name),
-            f"x {reference}": ratio.median, "quartiles": _range(ratio[1:]), "error": errors.get(name, ""),
-        })  # fmt: skip
+        row = {
+            "what": name,
+            "min ms": 1e3 * times.minimum(name),
+            "median ms": 1e3 * times.median(name),
+            f"x {reference}": ratio.median,
+            "quartiles": _range(ratio[1:]),
+            "error": errors.get(name, ""),
+        }
+        result.append(row)
     return result + [{"what": name, "error": reason} for name, reason in times.missing.items()]
+
+
+def largest(values: Iterable[float]) -> float:
+    """The largest value, for a claim about all of them. NaN, which misses a target, where there is one or no value.
+
+    Python's `max` passes over NaN unless it comes first.
+    """
+    found = np.array(list(values), np.float64)
+    return float(np.max(found)) if found.size else float("nan")
 
 
 def relative_error(value: Any, reference: np.ndarray) -> float:
@@ -102,62 +123,5 @@ def relative_error(value: Any, reference: np.ndarray) -> float:
     return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
 
 
-def markdown(title: str, report: Report, figures: Sequence[str] = ()) -> str:
-    """The targets, the tables, and between them the figures with these names of files."""
-    parts = [f"## {title}"]
-    parts += [f"![{_alt(name)}]({name})" for name in figures]
-    if report.claims:
-        parts.append(grid([claim.row() for claim in report.claims]))
-    for table in report.tables:
-        parts += [f"### {table.title}", *([table.note] if table.note else []), grid(table.rows)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _alt(file: str) -> str:
-    return file.removesuffix(".png").replace("-", ": ", 1).replace("-", " ")
-
-
-def grid(rows: list[dict[str, Any]]) -> str:
-    """A table in Markdown."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    cells = [columns, *([_text(row.get(column, "")) for column in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in cells]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n".join(lines)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float | np.floating):
-        number = float(value)
-        return f"{number:,.0f}" if 1000 <= abs(number) < 1e7 else f"{number:.3g}"
-    return str(value).replace("|", "\\|")
-
-
 def _range(quartiles: Sequence[float]) -> str:
     return "-".join(f"{value:.3g}" for value in quartiles)
-
-
-def write(folder: Path, name: str, title: str, report: Report, where: dict[str, Any], seconds: float) -> None:
-    """Write NAME.md, NAME.json, for each table tables/NAME-K.csv, and a NAME-*.png for each figure."""
-    from ._plots import figures
-
-    tables = folder / "tables"
-    tables.mkdir(parents=True, exist_ok=True)
-    for old in (*folder.glob(f"{name}-*.png"), *tables.glob(f"{name}-*.csv")):  # no name of a topic has a hyphen
-        old.unlink()
-    claims = [claim.row() for claim in report.claims]
-    content = dict(topic=name, title=title, seconds=round(seconds, 1), machine=where, claims=claims)
-    (folder / f"{name}.json").write_text(json.dumps(content, indent=1, default=float) + "\n")
-    for number, table in enumerate(report.tables, 1):
-        columns = list(dict.fromkeys(column for row in table.rows for column in row))
-        with open(tables / f"{name}-{number}.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(table.rows)
-    drawings = {f"{name}-{re.sub(r'[^A-Za-z0-9_]+', '-', part)}.png": draw for part, draw in figures(title, report)}
-    measured_on = "\n".join(f"- {key}: {value}" for key, value in where.items())
-    text = f"{markdown(title, report, list(drawings))}\nMeasured on\n\n{measured_on}\n"
-    (folder / f"{name}.md").write_text(text)
-    for path, draw in drawings.items():
-        draw(folder / path)

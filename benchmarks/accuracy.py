@@ -10,7 +10,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 
 import implicitdiff as idf
 
-from ._report import Claim, Report, Table
+from ._report import Claim, Report, Table, largest
 from ._systems import solution
 
 LU = jaxopt.linear_solve.solve_lu
@@ -27,7 +27,8 @@ def measure(quick: bool) -> Report:
         "jaxopt, default": jaxopt.implicit_diff.custom_root(jax.grad(_ridge))(_given),
         "jaxopt, LU": jaxopt.implicit_diff.custom_root(jax.grad(_ridge), solve=LU)(_given),
     }
-    rows, worst = [], dict.fromkeys(PRECISIONS, 0.0)
+    rows: list[dict] = []
+    judged: dict[type, list[float]] = {dtype: [] for dtype in PRECISIONS}
     for name in list(DATA)[: 1 if quick else None]:
         load, weight = DATA[name]
         for scaling in ("standardised",) if quick else ("raw", "standardised"):
@@ -39,11 +40,10 @@ def measure(quick: bool) -> Report:
                     row[who] = abs(float(gradient(jnp.asarray(weight, dtype))) / exact - 1)
                 rows.append(row)
                 if condition * np.finfo(dtype).eps < 1:
-                    # NaN is a failure here.
-                    worst[dtype] = max(worst[dtype], row["ours, default"], row["ours, not told"], key=_nan_last)
+                    judged[dtype] += [row["ours, default"], row["ours, not told"]]
     note = "Half of the samples train, half validate; the loss is a mean."
     claims = [
-        Claim(f"{dtype.__name__}: largest error by default where condition x eps < 1", worst[dtype], target)
+        Claim(f"{dtype.__name__}: largest error by default where condition x eps < 1", largest(judged[dtype]), target)
         for dtype, target in zip(PRECISIONS, (1e-8, 1e-2), strict=True)
     ]
     return Report([Table("relative error of the hyper-gradient", rows, note)], claims)
@@ -55,10 +55,6 @@ def _ridge(x, weight, A, b):
 
 def _given(x, *_):
     return x
-
-
-def _nan_last(value: float) -> float:
-    return np.inf if np.isnan(value) else value
 
 
 def _validation_loss(solver, x, train, validation, weight):

@@ -41,8 +41,11 @@ def measure(quick: bool) -> Report:
     size, budget = (256, 1) if quick else (4096, 12)
     problem = ridge(N, batch=(size,))
 
-    derivatives: dict[str, Callable] = {name: lambda *args, make=make: vjp_in_theta(make())(*args)
-                                        for name, make in RIDGE.items() if not quick or name in QUICK}  # fmt: skip
+    derivatives: dict[str, Callable] = {
+        name: lambda *args, make=make: vjp_in_theta(make())(*args)
+        for name, make in RIDGE.items()
+        if not quick or name in QUICK
+    }
     derivatives["form and jnp.linalg.solve"] = _form_and_solve
     _add(report, "ridge, formed from data", derivatives, problem.args, problem.gradient, budget)
 

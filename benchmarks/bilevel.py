@@ -138,9 +138,13 @@ def minimised(problem: Simulated) -> tuple[idf.bilevel.Result, list[np.ndarray]]
     inner, outer = (Quadratic(*map(jnp.asarray, part)) for part in (problem.inner, problem.outer))
     thetas = [problem.theta]
     found = idf.bilevel.minimize(
-        lambda t, x: outer(x, t), idf.solvers.GradientDescent(lambda x, t: inner(x, t)), jnp.asarray(problem.theta),
-        x0=jnp.zeros(len(inner.H)), tol=TOL, callback=lambda step, theta, x, loss: thetas.append(np.asarray(theta)),
-    )  # fmt: skip
+        lambda t, x: outer(x, t),
+        idf.solvers.GradientDescent(lambda x, t: inner(x, t)),
+        jnp.asarray(problem.theta),
+        x0=jnp.zeros(len(inner.H)),
+        tol=TOL,
+        callback=lambda step, theta, x, loss: thetas.append(np.asarray(theta)),
+    )
     return found, thetas
 
 

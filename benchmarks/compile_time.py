@@ -61,8 +61,9 @@ def _rows(measured: dict[str, Times], reference: str) -> list[dict]:
     for name in total.seconds:
         ratio = total.ratio(name, reference)
         times = {part: 1e3 * measured[part].median(name) for part in ("trace", "compile", "total")}
-        rows.append({"what": name, **times, f"x {reference}": ratio.median,
-                     "quartiles": f"{ratio.low:.2f}-{ratio.high:.2f}"})  # fmt: skip
+        rows.append(
+            {"what": name, **times, f"x {reference}": ratio.median, "quartiles": f"{ratio.low:.2f}-{ratio.high:.2f}"}
+        )
     return rows
 
 

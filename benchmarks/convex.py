@@ -105,9 +105,13 @@ def _of_active_set(c, P, q, A, b, G, h) -> np.ndarray:
     options.verbose = False
     cones = [make(k) for make, k in ((clarabel.ZeroConeT, len(b)), (clarabel.NonnegativeConeT, len(h))) if k]
     found = clarabel.DefaultSolver(
-        sparse.triu(sparse.csc_matrix(P), format="csc"), q, sparse.csc_matrix(np.vstack([A, G])), np.append(b, h),
-        cones, options,
-    ).solve()  # fmt: skip
+        sparse.triu(sparse.csc_matrix(P), format="csc"),
+        q,
+        sparse.csc_matrix(np.vstack([A, G])),
+        np.append(b, h),
+        cones,
+        options,
+    ).solve()
     active = np.asarray(found.z)[len(b) :] > np.asarray(found.s)[len(b) :]
     rows = np.vstack([A, G[active]])
     K = np.block([[P, rows.T], [rows, np.zeros((len(rows), len(rows)))]])
@@ -161,8 +165,11 @@ def _cvxpylayers(layers: Layers) -> dict[str, Callable[[], Any]]:
     layer = module.CvxpyLayer(problem, given, [x], solver_args=dict(mode="dense", solve_method="Clarabel"))
     # One program goes without the leading axis.
     one = len(layers.gradient) == 1
-    values = [jnp.asarray(value[0] if one else value) for value, shape in
-              zip((layers.L, *layers.data[1:]), shapes, strict=True) if shape is not None]  # fmt: skip
+    values = [
+        jnp.asarray(value[0] if one else value)
+        for value, shape in zip((layers.L, *layers.data[1:]), shapes, strict=True)
+        if shape is not None
+    ]
     value = jax.value_and_grad(lambda *given: jnp.sum(layer(*given)[0] @ layers.c), argnums=range(len(values)))
 
     def run():
@@ -187,8 +194,10 @@ def _proxqp(layers: Layers) -> dict[str, Callable[[], Any]]:
             towards = np.concatenate([layers.c, np.zeros(b.shape[1] + h.shape[1])])
             dense.compute_backward(qp, towards, tol, tol, tol)
             found = qp.model.backward_data
-            return [np.array(part) for part in (found.dL_dH, found.dL_dg, found.dL_dA, found.dL_db, found.dL_dC,
-                                                found.dL_du)]  # fmt: skip
+            return [
+                np.array(part)
+                for part in (found.dL_dH, found.dL_dg, found.dL_dA, found.dL_db, found.dL_dC, found.dL_du)
+            ]
 
         return lambda: (None, [np.stack(parts) for parts in zip(*map(solve, range(len(q))), strict=True)])
 

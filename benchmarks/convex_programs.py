@@ -17,7 +17,7 @@ from scipy import sparse
 
 import implicitdiff as idf
 
-from ._report import Claim, Report, Table
+from ._report import Claim, Report, Table, largest
 
 NAMES = "PqAbGh"
 # Variables, equations, inequalities, and how many programs of each kind; one more of some kinds.
@@ -58,20 +58,29 @@ def measure(quick: bool) -> Report:
     for kind in dict.fromkeys(kind for kind, _ in programs):
         found = [check(program) for other, program in programs if other == kind]
         checked += found
-        worst = {name: max(row[name] for row in found) for name in ("error of x", "forward", "reverse")}
-        rows.append({
-            "programs": kind, "number": len(found), "n": f"{min(r['n'] for r in found)}-{max(r['n'] for r in found)}",
-            "solved": sum(row["status"] == 0 for row in found), "almost": sum(row["status"] == 1 for row in found),
-            **worst, "judge": found[0]["judge"], "slowest, s": max(row["seconds"] for row in found),
-        })  # fmt: skip
-    note = ("Largest relative errors of the solution, of its derivative along one direction of all data, and of "
-            "the gradient along that direction. Seconds: solution, forward and reverse mode, compiled.")  # fmt: skip
+        worst = {name: largest(row[name] for row in found) for name in ("error of x", "forward", "reverse")}
+        rows.append(
+            {
+                "programs": kind,
+                "number": len(found),
+                "n": f"{min(r['n'] for r in found)}-{max(r['n'] for r in found)}",
+                "solved": sum(row["status"] == 0 for row in found),
+                "almost": sum(row["status"] == 1 for row in found),
+                **worst,
+                "judge": found[0]["judge"],
+                "slowest, s": max(row["seconds"] for row in found),
+            }
+        )
+    note = (
+        "Largest relative errors of the solution, of its derivative along one direction of all data, and of "
+        "the gradient along that direction. Seconds: solution, forward and reverse mode, compiled."
+    )
     report.tables.append(Table("by kind", rows, note))
     total, solved = sum(row["number"] for row in rows), sum(row["solved"] + row["almost"] for row in rows)
     report.claims.append(Claim("programs that are not solved", total - solved, 0))
-    errors = [(max(row["forward"], row["reverse"]), row["error of x"]) for row in checked]
-    report.claims.append(Claim("largest error of a derivative", max(error for error, _ in errors), 1e-3))
-    beyond = max(error / max(of_x, 1e-8) for error, of_x in errors)
+    errors = [(largest((row["forward"], row["reverse"])), row["error of x"]) for row in checked]
+    report.claims.append(Claim("largest error of a derivative", largest(error for error, _ in errors), 1e-3))
+    beyond = largest(error / np.maximum(of_x, 1e-8) for error, of_x in errors)
     report.claims.append(Claim("the same beside the error of x, or 1e-8", beyond, 100))
     return report
 
@@ -102,13 +111,15 @@ def check(program: Program, adjoint: idf.Implicit | None = None) -> dict:
         np.vdot(a, b) for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(_values(tangents)), strict=True)
     )
     return {
-        "n": program.x.size, "status": int(found.status), "judge": program.judge,
+        "n": program.x.size,
+        "status": int(found.status),
+        "judge": program.judge,
         "error of x": np.linalg.norm((found.x - program.x) / program.unit) / np.linalg.norm(program.x / program.unit),
         "forward": np.linalg.norm((forward - exact) / program.unit) / size,
         # Of a number that is the sum of many: in units of what it may be.
         "reverse": float(abs(product - cotangent @ exact) / (np.linalg.norm(cotangent * program.unit) * size)),
         "seconds": seconds,
-    }  # fmt: skip
+    }
 
 
 @partial(jax.jit, static_argnames="adjoint")
@@ -274,8 +285,13 @@ def _scaled(program: Program, unit: np.ndarray, rows: np.ndarray) -> Program:
         )
 
     nu, lam = program.multipliers
-    return program._replace(data=convert(*program.data), x=program.x * unit, multipliers=(nu / left, lam / right),
-                            unit=unit, tangents=convert(*program.tangents))  # fmt: skip
+    return program._replace(
+        data=convert(*program.data),
+        x=program.x * unit,
+        multipliers=(nu / left, lam / right),
+        unit=unit,
+        tangents=convert(*program.tangents),
+    )
 
 
 def scaled(n, p, m, random) -> Program:
@@ -296,8 +312,12 @@ def control(states, inputs, steps, random) -> Program:
     m, p = 2 * n, states * steps
     of_inputs = np.flatnonzero(np.arange(n) % (states + inputs) < inputs)
     of_states = np.flatnonzero(np.arange(n) % (states + inputs) >= inputs)
-    at_bound = np.concatenate([random.choice(of_inputs, len(of_inputs) // 3, replace=False),
-                               random.choice(of_states, len(of_states) // 20, replace=False)])  # fmt: skip
+    at_bound = np.concatenate(
+        [
+            random.choice(of_inputs, len(of_inputs) // 3, replace=False),
+            random.choice(of_states, len(of_states) // 20, replace=False),
+        ]
+    )
     active = _independent(A, G, at_bound + n * random.integers(0, 2, len(at_bound)), len(at_bound))
     nu, lam = random.standard_normal(p), np.zeros(m)
     lam[active] = random.uniform(0.5, 2, len(active))

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import implicitdiff as idf
 
 from ._harness import in_new_process, interleave
-from ._report import Claim, Plot, Report, Table, relative_error
+from ._report import Claim, Plot, Report, Table, largest, relative_error
 
 FLAG = "--xla_force_host_platform_device_count"
 NOTE = f"""Time is bounded by the {os.cpu_count()} cores, whatever the number of devices; `x one device` is the time
@@ -109,18 +109,29 @@ def _on_devices(count: int, budget: float, problem: Problem) -> list[dict[str, A
         text = str(program.as_text())
         gathered = [size for size in _collectives(text, "all-gather") if size >= problem.columns]
         summed = _collectives(text, "all-reduce")
-        rows.append({"devices": devices, "rows": problem.rows, "columns": problem.columns,
-                     "data MB a device": memory.argument_size_in_bytes / 1e6,
-                     "scratch MB a device": memory.temp_size_in_bytes / 1e6, "all-gathers of x": len(gathered),
-                     "all-reduces": len(summed), "largest": max(summed, default=0)})  # fmt: skip
+        rows.append(
+            {
+                "devices": devices,
+                "rows": problem.rows,
+                "columns": problem.columns,
+                "data MB a device": memory.argument_size_in_bytes / 1e6,
+                "scratch MB a device": memory.temp_size_in_bytes / 1e6,
+                "all-gathers of x": len(gathered),
+                "all-reduces": len(summed),
+                "largest": max(summed, default=0),
+            }
+        )
     times = interleave(runs, budget, least=3)
     for row in rows:
         name, result = str(row["devices"]), results[row["devices"]]
         ratio = times.ratio(name, "1")
-        row |= {"median ms": 1e3 * times.median(name), "x one device": ratio.median,
-                "quartiles": f"{ratio.low:.2f}-{ratio.high:.2f}",
-                "difference": max(map(relative_error, result, results[1])),
-                "error": max(map(relative_error, result, exact))}  # fmt: skip
+        row |= {
+            "median ms": 1e3 * times.median(name),
+            "x one device": ratio.median,
+            "quartiles": f"{ratio.low:.2f}-{ratio.high:.2f}",
+            "difference": largest(map(relative_error, result, results[1])),
+            "error": largest(map(relative_error, result, exact)),
+        }
     return rows
 
 
@@ -174,14 +185,16 @@ def _claims(title: str, rows: list[dict[str, Any]]) -> Iterator[Claim]:
     if "in all" in title:
         what = f"{title}: memory a device, 8 devices / 1"
         yield Claim(what, _memory(rows[-1]) / _memory(rows[0]), 1.1 / 8)
-    yield Claim(f"{title}: gathers of the size of x or more", max(row["all-gathers of x"] for row in rows), 0)
-    yield Claim(f"{title}: difference from one device", max(row["difference"] for row in rows), 1e-12)
+    yield Claim(f"{title}: gathers of the size of x or more", largest(row["all-gathers of x"] for row in rows), 0)
+    yield Claim(f"{title}: difference from one device", largest(row["difference"] for row in rows), 1e-12)
 
 
 def _plots(tables: dict[str, list[dict[str, Any]]]) -> list[Plot]:
     def lines(*columns: Callable[[dict], float]) -> dict[str, tuple]:
-        return {title: ([row["devices"] for row in rows], *([column(row) for row in rows] for column in columns))
-                for title, rows in tables.items()}  # fmt: skip
+        return {
+            title: ([row["devices"] for row in rows], *([column(row) for row in rows] for column in columns))
+            for title, rows in tables.items()
+        }
 
     memory, time, ratio = "data and scratch, MB a device", "milliseconds", "time / one device of the same process"
     return [

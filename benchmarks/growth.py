@@ -26,6 +26,7 @@ from ._ridge import by_hand, ours, ridge, with_jaxopt, with_optimistix
 
 theirs = jaxopt.linear_solve
 CG, CHOLESKY = idf.krylov.CG(), lx.Cholesky()
+LONGEST = 24  # rows of a table that a page shows; longer ones are drawn
 TOL = 1e-12  # for peers' Krylov methods, which have no tolerance of their own that follows the precision
 
 DENSE: dict[str, Callable] = {
@@ -77,8 +78,15 @@ def measure(quick: bool) -> Report:
 
 
 def _sweeps() -> Iterator[Sweep]:
-    names: Names = ("ours, default", "ours, CG", "ours, not told", "jaxopt, default", "jaxopt, CG",
-                    "optimistix, default", "by hand, tridiagonal")  # fmt: skip
+    names: Names = (
+        "ours, default",
+        "ours, CG",
+        "ours, not told",
+        "jaxopt, default",
+        "jaxopt, CG",
+        "optimistix, default",
+        "by hand, tridiagonal",
+    )
     sizes: tuple[int, ...] = (10, 400, 401, 8192, 8193, 100_000, 1_000_000)
     yield Sweep("unknowns", "n", "a product costs O(n)", [partial(_curve, n, n, names) for n in sizes])
     names = ("ours, default", "ours, CG", "ours, Cholesky", "jaxopt, default", "by hand, tridiagonal")
@@ -131,8 +139,14 @@ def _measure(sweep: Sweep, budget: float) -> Report:
         rows += [{sweep.axis: case.size, "what": what, "error": why} for what, why in missing.items()]
         best = times.fastest([what for what in EXPLICIT if what in runs])
         ratio = times.ratio(DEFAULT, best)
-        against.append({sweep.axis: case.size, "best named": best, "default / best": ratio.median,
-                        "quartiles": f"{ratio.low:.2f}-{ratio.high:.2f}"})  # fmt: skip
+        against.append(
+            {
+                sweep.axis: case.size,
+                "best named": best,
+                "default / best": ratio.median,
+                "quartiles": f"{ratio.low:.2f}-{ratio.high:.2f}",
+            }
+        )
     title = f"{sweep.axis}: {sweep.title}"
     worst = max(against, key=lambda row: row["default / best"])
     where = f"{sweep.axis} = {worst[sweep.axis]:,}"
@@ -142,12 +156,16 @@ def _measure(sweep: Sweep, budget: float) -> Report:
         what = f"{title}: the largest / the smallest and a product with dF/dtheta'"
         claims.append(Claim(what, medians[-1][DEFAULT] / alone, 1.15))
     return Report(
-        [Table(title, rows, "Temporary: what XLA allocates for the compiled derivative."),
-         Table(f"{title}: the default against the best of our methods named explicitly", against)],
+        [
+            Table(title, rows, "Temporary: what XLA allocates for the compiled derivative.", len(rows) <= LONGEST),
+            Table(f"{title}: the default against the best of our methods named explicitly", against),
+        ],
         claims,
-        [Plot(sweep.name, title, sweep.axis, unit, seconds),
-         Plot(f"{sweep.name}-memory", title, sweep.axis, "temporary MB", memory)],
-    )  # fmt: skip
+        [
+            Plot(sweep.name, title, sweep.axis, unit, seconds),
+            Plot(f"{sweep.name}-memory", title, sweep.axis, "temporary MB", memory),
+        ],
+    )
 
 
 def _start(case: Case, temporary: dict[str, float], name: str) -> Callable[[], Any]:

@@ -88,23 +88,32 @@ def sweep(problem: Problem, counts: tuple[int, ...], names: tuple[str, ...] | No
         derivatives, without = ready({name: made[name] for name in both}, lambda program: program.derivative())
         implicit[str(iterations)] = derivatives[IMPLICIT]
         errors: dict[str, Any] = {name: relative_error(run(), problem.exact) for name, run in both.items()}
-        times = {"both": interleave(both, budget, 3, missing=missing),
-                 "derivative": interleave(derivatives, budget, 3, missing=missing | without)}  # fmt: skip
+        times = {
+            "both": interleave(both, budget, 3, missing=missing),
+            "derivative": interleave(derivatives, budget, 3, missing=missing | without),
+        }
         for name in chosen:
             row: dict[str, Any] = {"iterations": iterations, "what": name}
             for kind, measured in times.items():
                 if name in measured.seconds:
                     ratio = measured.ratio(name, PLAIN)
-                    row |= {f"{kind} ms": 1e3 * measured.median(name), f"{kind} x plain": ratio.median,
-                            f"{kind} quartiles": f"{ratio.low:.3g}-{ratio.high:.3g}"}  # fmt: skip
+                    row |= {
+                        f"{kind} ms": 1e3 * measured.median(name),
+                        f"{kind} x plain": ratio.median,
+                        f"{kind} quartiles": f"{ratio.low:.3g}-{ratio.high:.3g}",
+                    }
             memory = {"temporary MB": made[name].temporary / 2**20} if name in made else {}
             rows.append(row | memory | {"error": (errors | missing)[name]})
     return Sweep(rows, times, interleave(implicit, budget))
 
 
 def plots(problem: str, rows: list[dict[str, Any]]) -> list[Plot]:
-    labels = {"both ms": "solution and derivative, ms", "derivative ms": "derivative alone, ms",
-              "temporary MB": "temporary memory, MB", "error": "relative error"}  # fmt: skip
+    labels = {
+        "both ms": "solution and derivative, ms",
+        "derivative ms": "derivative alone, ms",
+        "temporary MB": "temporary memory, MB",
+        "error": "relative error",
+    }
     result = []
     for column, label in labels.items():
         lines: dict[str, tuple] = {}
@@ -153,7 +162,7 @@ def measure(quick: bool) -> Report:
     tables, claims, drawn = [], [], []
     for problem in ("ridge",) if quick else tuple(PROBLEMS):
         found = sweep(PROBLEMS[problem](), counts, names, budget=0.3 if quick else 1)
-        tables.append(Table(problem, found.rows, NOTE))
+        tables.append(Table(problem, found.rows, NOTE, on_page=False))
         claims += _claims(problem, counts, found)
         drawn += plots(problem, found.rows)
     if not quick:

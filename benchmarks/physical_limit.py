@@ -179,13 +179,21 @@ def _measure(report: Report, problem: Large, transpose: bool, budget: float) -> 
             rows.append({"what": name, "error": missing[name]})
             continue
         ratio = times.ratio(name, f"products of {name}")
-        rows.append({
-            "what": name, "products": count, "ms": 1e3 * times.median(name), "ms / products": ratio.median,
-            "quartiles": f"{ratio.low:.2f}-{ratio.high:.2f}",
-            f"x by hand, {known[0]}": times.ratio(name, f"by hand, {known[0]}").median, "error": errors[name],
-        })  # fmt: skip
-    note = (f"One product takes {1e3 * times.median('chain') / CHAIN:.3g} ms in a loop of {CHAIN}, "
-            f"{1e3 * times.median('product'):.3g} ms called alone.")  # fmt: skip
+        rows.append(
+            {
+                "what": name,
+                "products": count,
+                "ms": 1e3 * times.median(name),
+                "ms / products": ratio.median,
+                "quartiles": f"{ratio.low:.2f}-{ratio.high:.2f}",
+                f"x by hand, {known[0]}": times.ratio(name, f"by hand, {known[0]}").median,
+                "error": errors[name],
+            }
+        )
+    note = (
+        f"One product takes {1e3 * times.median('chain') / CHAIN:.3g} ms in a loop of {CHAIN}, "
+        f"{1e3 * times.median('product'):.3g} ms called alone."
+    )
     report.tables.append(Table(f"{mode}, {problem.name}, n = {problem.x.size:,}", rows, note))
     pairs = [("ours, default", "products of ours, default", TARGET)]
     for own in known:

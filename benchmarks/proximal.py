@@ -20,10 +20,16 @@ from ._harness import compiled, interleave, ready
 from ._report import Claim, Report, Table, relative_error, timing_rows
 
 THEIRS = jaxopt.linear_solve
-ADJOINTS = {"ours, default": None, "ours, rtol 1e-7": idf.Implicit(rtol=1e-7),
-            "ours, GMRES": idf.Implicit(linear_solver=idf.krylov.GMRES())}  # fmt: skip
-SOLVERS = {"jaxopt, default": None, "jaxopt, GMRES": THEIRS.solve_gmres,
-           "jaxopt, BiCGStab 1e-8": partial(THEIRS.solve_bicgstab, tol=1e-8)}  # fmt: skip
+ADJOINTS = {
+    "ours, default": None,
+    "ours, rtol 1e-7": idf.Implicit(rtol=1e-7),
+    "ours, GMRES": idf.Implicit(linear_solver=idf.krylov.GMRES()),
+}
+SOLVERS = {
+    "jaxopt, default": None,
+    "jaxopt, GMRES": THEIRS.solve_gmres,
+    "jaxopt, BiCGStab 1e-8": partial(THEIRS.solve_bicgstab, tol=1e-8),
+}
 QUICK = ("ours, default", "ours, rtol 1e-7", "jaxopt, default")
 
 
@@ -55,8 +61,13 @@ def measure(quick: bool) -> Report:
         errors = {title: relative_error(run(), problem.gradient) for title, run in runs.items()}
         times = interleave(runs, budget=1 if quick else 15, least=5, missing=missing)
         support = np.count_nonzero(problem.x)
-        report.tables.append(Table(f"{name}, {m} samples, {p} unknowns, {support} not zero",
-                                   timing_rows(times, errors, "ours, default"), ""))  # fmt: skip
+        report.tables.append(
+            Table(
+                f"{name}, {m} samples, {p} unknowns, {support} not zero",
+                timing_rows(times, errors, "ours, default"),
+                "",
+            )
+        )
         other = "jaxopt, default"
         for title in ("ours, default", "ours, rtol 1e-7"):
             report.claims.append(Claim.of_times(f"{name}: {title} / {other}", times, title, other, 1 / 3))

@@ -106,13 +106,21 @@ def _lasso(quick: bool) -> Problem:
     exact = Lasso(weight / m, fit_intercept=False, tol=1e-15, max_iter=1_000_000).fit(X, y).coef_
     step = float(1 / np.linalg.norm(X, 2) ** 2)
     return Problem(
-        np.zeros(p), (y, weight), exact,
+        np.zeros(p),
+        (y, weight),
+        exact,
         lambda tol: idf.solvers.ProximalGradient(f, idf.prox.lasso, step, tol=tol, maxiter=MAXITER),
-        lambda tol: _Swapped(jaxopt.ProximalGradient(lambda x, y: f(x, y), jaxopt.prox.prox_lasso, stepsize=step,
-                                                     tol=tol, maxiter=MAXITER)),
-        {"scikit-learn, tol 1e-8":
-            lambda: Lasso(weight / m, fit_intercept=False, tol=1e-8, max_iter=100_000).fit(X, y).coef_},
-    )  # fmt: skip
+        lambda tol: _Swapped(
+            jaxopt.ProximalGradient(
+                lambda x, y: f(x, y), jaxopt.prox.prox_lasso, stepsize=step, tol=tol, maxiter=MAXITER
+            )
+        ),
+        {
+            "scikit-learn, tol 1e-8": lambda: (
+                Lasso(weight / m, fit_intercept=False, tol=1e-8, max_iter=100_000).fit(X, y).coef_
+            )
+        },
+    )
 
 
 class _Swapped:
@@ -138,11 +146,18 @@ def _non_negative(quick: bool) -> Problem:
     )
     import scipy.optimize
 
-    theirs = lambda tol: _Swapped(jaxopt.ProjectedGradient(  # noqa: E731
-        lambda x, y: f(x, y), jaxopt.projection.projection_non_negative, stepsize=step, tol=tol, maxiter=MAXITER
-    ))  # fmt: skip
-    return Problem(np.zeros(p), (y, None), scipy.optimize.nnls(X, y)[0], ours, theirs,
-                   {"SciPy nnls": lambda: scipy.optimize.nnls(X, y)[0]})  # fmt: skip
+    def theirs(tol):
+        project = jaxopt.projection.projection_non_negative
+        return _Swapped(jaxopt.ProjectedGradient(f, project, stepsize=step, tol=tol, maxiter=MAXITER))
+
+    return Problem(
+        np.zeros(p),
+        (y, None),
+        scipy.optimize.nnls(X, y)[0],
+        ours,
+        theirs,
+        {"SciPy nnls": lambda: scipy.optimize.nnls(X, y)[0]},
+    )
 
 
 def _svm(quick: bool) -> Problem:
@@ -159,9 +174,11 @@ def _svm(quick: bool) -> Problem:
         f, lambda v, _: idf.projection.simplex(v), step, tol=tol, maxiter=MAXITER
     )
     rows = jax.vmap(jaxopt.projection.projection_simplex)
-    theirs = lambda tol: _Swapped(jaxopt.ProjectedGradient(  # noqa: E731
-        lambda x, t: f(x, t), lambda v, _: rows(v), stepsize=step, tol=tol, maxiter=MAXITER
-    ))  # fmt: skip
+
+    def theirs(tol):
+        project = lambda v, _: rows(v)  # noqa: E731
+        return _Swapped(jaxopt.ProjectedGradient(f, project, stepsize=step, tol=tol, maxiter=MAXITER))
+
     init = np.full(Y.shape, 0.1)
     return Problem(init, (theta, None), _polished(ours(1e-12), init, theta, None), ours, theirs, {})
 

@@ -11,16 +11,16 @@ from ._results import Results
 
 EXPERIMENTS = {
     "ridge_jacobian": "errors of Jacobians against the error of the solution (Figure 3 of the paper)",
-    "svm": "regularisation of a multiclass support vector machine: runtime, memory, loss (Figure 4 of the paper)",
-    "distillation": "ten images that stand for MNIST (experiment 2 of the paper)",
+    "svm": "regularisation of a multiclass support vector machine: run time, memory, loss (Figure 4 of the paper)",
+    "distillation": "ten images that replace MNIST as a training set (experiment 2 of the paper)",
     "dictionary": "task-driven dictionaries for survival from gene expression (experiment 3 of the paper)",
     "molecular": "how a packing of soft spheres moves with a diameter (experiment 4 of the paper)",
-    "guarantees": "estimates, bounds and verdicts on random problems against the truth",
+    "guarantees": "error estimates, bounds and diagnoses on random problems, against the true errors",
     "tuning": "hyper-parameters of five models: bilevel.minimize against grid search",
-    "hyper_cleaning": "wrong training labels found by one weight an example, digits",
+    "hyper_cleaning": "wrong training labels of digits, found by one weight for each example",
     "feature_lasso": "a lasso with one weight for each of thousands of genes",
     "deep_equilibrium": "a network that is a fixed point, trained with five derivatives",
-    "control": "the weights of a controller's cost learned through quadratic programs, 20 systems",
+    "control": "the cost of a controller, learned from its behaviour through quadratic programs (20 systems)",
 }
 
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     parser.add_argument("name", nargs="?", choices=[*EXPERIMENTS, "all", "report"], metavar="NAME", help="see --list")
     parser.add_argument("--list", action="store_true", help="show the experiments")
-    parser.add_argument("--quick", action="store_true", help="a version of seconds")
+    parser.add_argument("--quick", action="store_true", help="small sizes, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for results (default: results)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         results = Results(name, options.out, dict(quick=options.quick, seed=options.seed))
         importlib.import_module(f"experiments.{name}").run(results, options.quick, options.seed)
         results.close()
-        print(f"results in {results.folder}")
+        print(f"results in {results.path.with_suffix('.md')}")
 
 
 if __name__ == "__main__":

@@ -140,11 +140,16 @@ def distill(images: Images, step: Callable, steps: int, keep=(), rate=1.0, ridge
         at, found = theta, jax.block_until_ready(step(theta, velocity, X, y, ridge, rate))
         seconds += time.perf_counter() - start
         theta, velocity = found.theta, found.velocity
-        rows.append({
-            "step": i, "loss": float(found.loss), "test accuracy": accuracy(found.x, images),
-            "inner steps": int(found.inner_steps), "gradient norm": float(found.gradient),
-            "seconds": seconds,
-        })  # fmt: skip
+        rows.append(
+            {
+                "step": i,
+                "loss": float(found.loss),
+                "test accuracy": accuracy(found.x, images),
+                "inner steps": int(found.inner_steps),
+                "gradient norm": float(found.gradient),
+                "seconds": seconds,
+            }
+        )
         if not np.isfinite(rows[-1]["gradient norm"]):
             break
     return Path(kept, at, rows, largest)

@@ -44,9 +44,14 @@ def start(seed: int, units: int, network: str) -> dict[str, jax.Array]:
     V, U, C = np.linalg.qr(normal(units, units))[0], normal(64, units), normal(units, 10)
     first, apart = np.arange(units) < units // 2, network == "apart"
     arrays = {
-        "V": V, "U": U, "b": np.zeros(units), "C": C, "c": np.zeros(10),
-        "enter": first | (not apart), "read": ~first | (not apart),
-    }  # fmt: skip
+        "V": V,
+        "U": U,
+        "b": np.zeros(units),
+        "C": C,
+        "c": np.zeros(10),
+        "enter": first | (not apart),
+        "read": ~first | (not apart),
+    }
     return {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
 
 
@@ -156,9 +161,12 @@ def train(step: Callable, scores: Callable, data: Digits, params, epochs: int, s
         finite = finite and bool(jnp.isfinite(value))
     loss, test = (scores(params, X, y) for X, y in ((data.X, data.y), (data.X_test, data.y_test)))
     return {
-        "params": params, "finite": finite, "training loss": float(loss[0]), "iterations": float(np.mean(iterations)),
+        "params": params,
+        "finite": finite,
+        "training loss": float(loss[0]),
+        "iterations": float(np.mean(iterations)),
         "test accuracy": float(np.mean(np.argmax(test[1][0], axis=1) == data.y_test)),
-    }  # fmt: skip
+    }
 
 
 def exact_gradient(params, X, y) -> dict[str, np.ndarray]:

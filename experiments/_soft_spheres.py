@@ -105,11 +105,13 @@ def own_fire(system: Spheres) -> Descent:
         uphill = power < 0
         faster = ~uphill & (downhill > 5)
         return Fire(
-            x, jnp.where(uphill, 0.0, v), new,
+            x,
+            jnp.where(uphill, 0.0, v),
+            new,
             jnp.where(uphill, dt / 2, jnp.where(faster, jnp.minimum(1.1 * dt, 0.4), dt)),
             jnp.where(uphill, 0.1, jnp.where(faster, 0.99 * mixing, mixing)),
             jnp.where(uphill, 0, downhill + 1),
-        )  # fmt: skip
+        )
 
     return Descent("own FIRE", start, step)
 

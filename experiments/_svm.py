@@ -24,7 +24,7 @@ import implicitdiff as idf
 CLASSES = 5
 # How the derivative is computed.
 KINDS = "implicit", "unrolled", "unrolled, JAXopt's loop"
-DEFAULT = "implicit, with room for a rescue"  # the library's own choice of the linear solver
+DEFAULT = "implicit, with a dense fallback"  # the library's own choice of the linear solver
 MIRROR, PROJECTED, BLOCKS = "mirror descent", "projected gradient", "block coordinate descent"
 
 

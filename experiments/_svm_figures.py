@@ -8,7 +8,7 @@ from ._results import COLOURS
 
 STYLES: dict[str, dict[str, Any]] = {
     "implicit": dict(color=COLOURS["implicit"], marker="o"),
-    "implicit, with room for a rescue": dict(color=COLOURS["implicit"], marker="o", ls="--", mfc="none"),
+    "implicit, with a dense fallback": dict(color=COLOURS["implicit"], marker="o", ls="--", mfc="none"),
     "unrolled": dict(color=COLOURS["unrolled"], marker="s"),
     "unrolled, JAXopt's loop": dict(color=COLOURS["unrolled"], marker="s", ls="--", mfc="none"),
 }

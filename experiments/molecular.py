@@ -1,17 +1,19 @@
-"""Section 4.4 of the paper: how a packing of soft spheres moves when the diameter of half of them grows.
+"""How a packing of soft spheres moves when the diameter of half of them grows (experiment 4 of the paper).
 
-128 spheres in a periodic box in the plane are relaxed from random positions by FIRE, x*(theta) = argmin of the energy,
-and dx*/dtheta is one Jacobian-vector product: one linear solve with the Hessian by BiCGSTAB. The Hessian is singular:
-two translations cost nothing, nor does a sphere without contacts. The right-hand side has no part there (forces sum to
-zero, a free sphere feels none), so that a Krylov method from zero finds the solution without such a part. The
-factorisation that `Implicit()` would choose for 256 unknowns gives NaN, as it does for every singular matrix.
+128 spheres in a periodic box in the plane, half of diameter 1 and half of diameter 0.6, are relaxed from 40 random
+starts by FIRE: x*(theta) is a minimum of the energy, and dx*/dtheta is one Jacobian-vector product, a linear solve
+with the Hessian by BiCGSTAB. The box, filled to 0.98, stays as it is. The Hessian is singular: the two translations
+cost no energy, nor does moving a sphere without contacts. The right-hand side has no component there (the forces sum
+to zero, and a sphere without contacts feels none), so a Krylov method that starts from zero finds the solution that
+has none either. The factorisation that `Implicit()` would choose for 256 unknowns gives NaN, as it does for every
+singular matrix.
 
-The same derivative through the steps of FIRE is the rival. It is finite but arbitrary for a sphere without contacts,
-whose place the energy does not determine, so that errors are given without such spheres as well. The judge are
-central differences of positions that are relaxed again. What is compared has its mean over the spheres removed.
+The competitor is the derivative through the steps of FIRE. It is finite but arbitrary for a sphere without contacts,
+whose position the energy does not determine; errors are therefore also given without such spheres. Both are compared
+with central differences of positions that are relaxed again, after the mean over the spheres has been removed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -26,7 +28,7 @@ from tqdm import tqdm
 
 import implicitdiff as idf
 
-from ._results import COLOURS, Results, Status
+from ._results import COLOURS, Results
 from ._soft_spheres import (
     Descent,
     Judgement,
@@ -39,11 +41,23 @@ from ._soft_spheres import (
     own_fire,
     relax,
     spheres,
-)  # fmt: skip
+)
+from ._verdicts import Claim, graded, of_count
 
 THETA = 0.6
 USUAL = 300  # steps of FIRE in jax-md's example
 CLOSE = 0.01  # relative error
+WITHIN = (
+    "dtype",
+    "steps",
+    "median largest force",
+    "implicit within 1 %",
+    "implicit median error",
+    "implicit NaN",
+    "unrolled within 1 %",
+    "unrolled median error",
+    "unrolled within 1 %, spheres with contacts",
+)
 
 
 @cache
@@ -144,27 +158,32 @@ def run(results: Results, quick: bool, seed: int) -> None:
     starts = system.starts(jax.random.key(seed), count)
     found = {name: compare(system, descent, starts.astype(name), steps, 50) for name in ("float64", "float32")}
     rows = {name: comparison.rows(name) for name, comparison in found.items()}
-    results.table("within", [row for part in rows.values() for row in part])
+    results.table("within", [row for part in rows.values() for row in part], WITHIN)
 
     double = found["float64"]
     x, theta = double.path.positions[:, -1], jnp.asarray(THETA)
     ends = double.implicit[-1], double.path.unrolled[:, -1]
     implicit, unrolled = (errors(J, double.truth.derivative) for J in ends)
-    results.table("starts", [
+    sizes = norms(double.truth.derivative)
+    each = [
         {
-            "start": i, "steps to force 1e-10": first_below(double.path, i, 1e-10),
+            "start": i,
+            "steps to force 1e-10": first_below(double.path, i, 1e-10),
             "spheres without contact": int(np.sum(~double.touching[i])),
-            "l1 norm": float(norms(double.truth.derivative)[i]), "implicit error": float(implicit[i]),
-            "unrolled error": float(unrolled[i]), "width of differences": float(double.truth.width[i]),
+            "l1 norm": float(sizes[i]),
+            "implicit error": float(implicit[i]),
+            "unrolled error": float(unrolled[i]),
+            "width of differences": float(double.truth.width[i]),
             "kink within": bool(double.truth.kink[i]),
         }
         for i in range(count)
-    ])  # fmt: skip
+    ]
+    results.table("starts", each, ())
     results.table("linear_solvers", linear_solvers(system, x, theta, double.truth, quick))
     rival = own_minima(system, starts) if descent.name != own_fire(system).name else None
     draw_norms(results, found)
     draw_packing(results, system, np.asarray(x), double, rows)
-    claims(results, rows, double.truth, rival)
+    results.claim(*claims(rows, double.truth, rival))
 
 
 def first_below(path: Path, start: int, force: float) -> int | str:
@@ -184,10 +203,15 @@ def linear_solvers(system: Spheres, x, theta, truth: Judgement, quick: bool) -> 
     for name in list(adjoints)[:: 3 if quick else 1]:
         derivative, residual = sensitivity(system, adjoints[name])(x, theta)
         error = errors(derivative, truth.derivative)
-        rows.append({
-            "linear solver": name, "starts": len(x), "NaN": int(np.sum(~np.isfinite(error))),
-            "within 1 %": int(np.sum(error < CLOSE)), "largest relative residual": float(np.max(residual)),
-        })  # fmt: skip
+        rows.append(
+            {
+                "linear solver": name,
+                "starts": len(x),
+                "NaN": int(np.sum(~np.isfinite(error))),
+                "within 1 %": int(np.sum(error < CLOSE)),
+                "largest relative residual": float(np.max(residual)),
+            }
+        )
     return rows
 
 
@@ -232,10 +256,19 @@ def draw_packing(results: Results, system: Spheres, x: np.ndarray, double: Compa
     shifts = system.side * np.array([(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)])
     images = (position + shifts[:, None]).reshape(-1, 2)
     moves = np.tile(diameters < 1, len(shifts))
-    left.add_collection(EllipseCollection(
-        np.tile(diameters, len(shifts)), np.tile(diameters, len(shifts)), 0, units="xy", offsets=images,
-        transOffset=left.transData, facecolors=np.where(moves[:, None], [[0.99, 0.85, 0.7]], [[0.87, 0.9, 0.94]]),
-        edgecolors="#888888", linewidths=0.4))  # fmt: skip
+    left.add_collection(
+        EllipseCollection(
+            np.tile(diameters, len(shifts)),
+            np.tile(diameters, len(shifts)),
+            0,
+            units="xy",
+            offsets=images,
+            transOffset=left.transData,
+            facecolors=np.where(moves[:, None], [[0.99, 0.85, 0.7]], [[0.87, 0.9, 0.94]]),
+            edgecolors="#888888",
+            linewidths=0.4,
+        )
+    )
     scale = 0.15 * system.side / np.quantile(np.linalg.norm(arrow, axis=1), 0.98)
     left.quiver(*position.T, *(scale * arrow).T, angles="xy", scale_units="xy", scale=1, width=0.004, color="black")
     left.set(xlim=(0, system.side), ylim=(0, system.side), aspect="equal", xlabel="x (large diameters)")
@@ -244,8 +277,14 @@ def draw_packing(results: Results, system: Spheres, x: np.ndarray, double: Compa
     for dtype, part in rows.items():
         for name in ("implicit", "unrolled"):
             percent = [100 * row[f"{name} within 1 %"] / row["starts"] for row in part]
-            right.plot([row["steps"] for row in part], percent, "-o" if dtype == "float64" else "--s", ms=4,
-                       color=COLOURS[name], label=f"{name}, {dtype}")  # fmt: skip
+            right.plot(
+                [row["steps"] for row in part],
+                percent,
+                "-o" if dtype == "float64" else "--s",
+                ms=4,
+                color=COLOURS[name],
+                label=f"{name}, {dtype}",
+            )
     right.axvline(USUAL, color="black", ls=":", lw=1)
     right.set(
         xlabel=f"steps of FIRE (dotted: the usual {USUAL})",
@@ -256,44 +295,43 @@ def draw_packing(results: Results, system: Spheres, x: np.ndarray, double: Compa
     results.figure("packing", figure)
 
 
-def share(good: int, count: int) -> Status:
-    return "reproduced" if good == count else "partly" if good >= 0.9 * count else "not reproduced"
-
-
-def claims(results: Results, rows, truth: Judgement, rival: tuple[int, int] | None) -> None:
+def claims(rows, truth: Judgement, rival: tuple[int, int] | None) -> Iterator[Claim]:
     """The success criteria, in numbers."""
     at = {dtype: {row["steps"]: row for row in part} for dtype, part in rows.items()}
     double, single, last, count = at["float64"], at["float32"], max(at["float64"]), len(truth.width)
     implicit, unrolled = "implicit within 1 %", "unrolled within 1 %"
-    results.claim(
+    yield Claim(
         "The implicit derivative is within 1 % of central differences of re-relaxed positions on every start.",
-        share(double[last][implicit], count), f"{double[last][implicit]} of {count} after {last} steps, float64."
-    )  # fmt: skip
+        of_count(double[last][implicit], count),
+        f"{double[last][implicit]} of {count} after {last} steps, float64.",
+    )
     ours, theirs = double[USUAL][implicit], double[USUAL][unrolled]
-    results.claim(
+    yield Claim(
         f"Through {USUAL} unrolled steps of FIRE, the usual number, the derivative often has not converged.",
-        "reproduced" if theirs < count / 2 else "partly" if theirs < count else "not reproduced",
+        graded(theirs < count / 2, theirs < count),
         f"Unrolled is within 1 % on {theirs} of {count}, implicit at the same positions on {ours}.",
     )
     counts = {steps: (row[unrolled], row[implicit]) for steps, row in double.items() if steps > USUAL}
     held = double[last][f"{unrolled}, spheres with contacts"]
-    results.claim(
+    yield Claim(
         "More steps do not help the unrolled derivative.",
-        "reproduced" if counts[last][0] < count / 2 else "partly" if counts[1000][0] < count / 2 else "not reproduced",
+        graded(counts[last][0] < count / 2, counts[1000][0] < count / 2),
         "Within 1 %, unrolled and implicit: "
         + ", ".join(f"{u} and {i} after {s}" for s, (u, i) in counts.items())
         + f"; unrolled {held} at the end where spheres without contacts are left out.",
     )
-    results.claim(
-        "In float32 the implicit derivative is within 1 % as well.", share(single[last][implicit], count),
+    yield Claim(
+        "In float32 the implicit derivative is within 1 % as well.",
+        of_count(single[last][implicit], count),
         f"{single[last][implicit]} of {count} after {last} steps; unrolled {single[last][unrolled]}.",
-    )  # fmt: skip
+    )
     off = float(np.max(np.abs(truth.slope - truth.partial) / np.abs(truth.partial)))
-    results.claim(
-        "Energies need no implicit derivative (Danskin).", "reproduced" if off < 1e-5 else "not reproduced",
+    yield Claim(
+        "Energies need no implicit derivative (Danskin).",
+        graded(off < 1e-5, off < 1e-3),
         f"The partial derivative is within {off:.0e} of central differences of the relaxed energies on all starts.",
-    )  # fmt: skip
+    )
     if rival is not None:
-        results.claim(
-            "Any solver: own FIRE in the place of jax-md's.", share(*rival), f"{rival[0]} of {rival[1]} within 1 %."
+        yield Claim(
+            "Any solver: own FIRE in the place of jax-md's.", of_count(*rival), f"{rival[0]} of {rival[1]} within 1 %."
         )

@@ -1,8 +1,9 @@
-"""Hyper-parameters of five models: `bilevel.minimize` against a grid search of ten points for each parameter.
+"""Hyper-parameters of five models: `bilevel.minimize` against a grid of ten points for each parameter.
 
-One third of the data is for training, one for validation (the outer loss), one for the test. The grids run from 1e-3 to
-1e3 in logarithmic steps; where one over all parameters cannot be run (ten of them), it is over one that all share. Both
-sides use the same solver, the grid from a cold start and to its default tolerance, and search in the same box.
+One third of the data is for training, one for validation (the outer loss) and one for the test. The grids run from
+1e-3 to 1e3 in logarithmic steps. Where a grid over all parameters cannot be run (ten of them), it runs over one value
+that all share. Both sides use the same solver and search in the same box; the grid solves from a cold start and to
+the default tolerance.
 
 Source: Pedregosa, "Hyperparameter optimization with approximate gradient", 2016; Bertrand et al., "Implicit
 differentiation for fast hyperparameter selection in non-smooth convex learning", JMLR 2022.
@@ -10,7 +11,7 @@ differentiation for fast hyperparameter selection in non-smooth convex learning"
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,9 +24,23 @@ from sklearn.svm import SVC
 import implicitdiff as idf
 
 from ._results import COLOURS, Results
+from ._verdicts import Claim, of_cases
 
 LOW, HIGH = 1e-3, 1e3
 POINTS = 10
+SHOWN = (
+    "model",
+    "parameters",
+    "grid points",
+    "validation loss, grid",
+    "validation loss, bilevel",
+    "test loss, grid",
+    "test loss, bilevel",
+    "solves, bilevel",
+    "seconds, grid",
+    "seconds, bilevel",
+    "ended",
+)
 
 
 class Data(NamedTuple):
@@ -97,22 +112,41 @@ def models(seed: int, quick: bool) -> dict[str, tuple[Model, Data]]:
         ),
         # All features in at the start: the weight of one that is out has no derivative.
         "lasso, a weight each": Model(
-            shrink(idf.prox.lasso), jnp.zeros(p), np.full(p, 3e-3), lambda t: (None, t), squares, "diabetes",
-            grid=share, over=1,
+            shrink(idf.prox.lasso),
+            jnp.zeros(p),
+            np.full(p, 3e-3),
+            lambda t: (None, t),
+            squares,
+            "diabetes",
+            grid=share,
+            over=1,
         ),
         "elastic net": Model(
-            shrink(idf.prox.elastic_net), jnp.zeros(p), np.full(2, 0.1), lambda t: (None, (t[0], t[1])), squares,
+            shrink(idf.prox.elastic_net),
+            jnp.zeros(p),
+            np.full(2, 0.1),
+            lambda t: (None, (t[0], t[1])),
+            squares,
             "diabetes",
         ),
         "logistic, three groups": Model(
-            classify, jnp.zeros(k + 1), np.ones(3), lambda t: (t,),
-            lambda theta, x, part: logistic(score(x, part[0]), part[1]), "breast cancer",
+            classify,
+            jnp.zeros(k + 1),
+            np.ones(3),
+            lambda t: (t,),
+            lambda theta, x, part: logistic(score(x, part[0]), part[1]),
+            "breast cancer",
         ),
         "SVM, C and gamma": Model(
-            machine, None, np.array([1.0, 0.03]), lambda t: (Xc, cancer.train[1], named(t)), margin, "breast cancer",
+            machine,
+            None,
+            np.array([1.0, 0.03]),
+            lambda t: (Xc, cancer.train[1], named(t)),
+            margin,
+            "breast cancer",
             box=(np.array([1e-2, 1e-4]), np.array([1e3, 1.0])),
         ),
-    }  # fmt: skip
+    }
     chosen = ["ridge", "elastic net"] if quick else list(found)
     return {name: (found[name], diabetes if found[name].data == "diabetes" else cancer) for name in chosen}
 
@@ -146,26 +180,43 @@ def tune(name: str, model: Model, sets: Data, points: int) -> tuple[dict, np.nda
     grid_seconds = time.perf_counter() - begin
     validation = tuple(map(jnp.asarray, sets.validation))
     tuned = idf.bilevel.minimize(
-        lambda theta, x: model.loss(theta, x, validation), model.solver, jnp.asarray(model.theta), x0=model.x0,
-        args=model.args, log=True, projection=lambda t: jnp.clip(t, *model.box), tol=1e-6, progress=False,
-    )  # fmt: skip
+        lambda theta, x: model.loss(theta, x, validation),
+        model.solver,
+        jnp.asarray(model.theta),
+        x0=model.x0,
+        args=model.args,
+        log=True,
+        projection=lambda t: jnp.clip(t, *model.box),
+        tol=1e-6,
+        progress=False,
+    )
     history = tuned.history
     start = [] if model.x0 is None else [model.x0]
     losses = {
         which: float(model.loss(theta, model.solver.run(*start, *model.args(theta))[0], part))
-        for which, theta, part in (("grid", where, sets.test), ("bilevel", tuned.theta, sets.test),
-                                   ("exact", tuned.theta, validation))
-    }  # fmt: skip
+        for which, theta, part in (
+            ("grid", where, sets.test),
+            ("bilevel", tuned.theta, sets.test),
+            ("exact", tuned.theta, validation),
+        )
+    }
     row = {
-        "model": name, "data": model.data, "parameters": model.theta.size,
-        "in the grid": model.over or model.theta.size, "grid points": grid_solves,
-        "validation loss, grid": grid_loss, "validation loss, bilevel": losses["exact"],
-        "test loss, grid": losses["grid"], "test loss, bilevel": losses["bilevel"],
+        "model": name,
+        "data": model.data,
+        "parameters": model.theta.size,
+        "in the grid": model.over or model.theta.size,
+        "grid points": grid_solves,
+        "validation loss, grid": grid_loss,
+        "validation loss, bilevel": losses["exact"],
+        "test loss, grid": losses["grid"],
+        "test loss, bilevel": losses["bilevel"],
         "solves, bilevel": int(history.evaluations.sum()),
-        "inner iterations, grid": grid_iterations, "inner iterations, bilevel": int(history.inner_iterations.sum()),
-        "seconds, grid": grid_seconds, "seconds, bilevel": float(history.time[-1]),
+        "inner iterations, grid": grid_iterations,
+        "inner iterations, bilevel": int(history.inner_iterations.sum()),
+        "seconds, grid": grid_seconds,
+        "seconds, bilevel": float(history.time[-1]),
         "ended": tuned.message.split(":")[0],
-    }  # fmt: skip
+    }
     return row, np.asarray(history.loss)
 
 
@@ -176,27 +227,31 @@ def run(results: Results, quick: bool, seed: int) -> None:
         row, paths[name] = tune(name, model, sets, 4 if quick else POINTS)
         rows.append(row)
         print(name, flush=True)
-    results.table("tuning", rows)
-    results.figure("tuning", draw(rows, paths))
+    results.table("tuning", rows, SHOWN)
+    results.figure("losses", draw(rows, paths))
+    results.claim(*claims(rows, 4 if quick else POINTS))
+
+
+def claims(rows: list[dict], points: int) -> Iterator[Claim]:
+    """Whether the losses are as good as the grid's, and what they cost."""
     better = [row["validation loss, bilevel"] <= row["validation loss, grid"] * (1 + 1e-6) for row in rows]
-    results.claim(
-        "The validation loss is at least as good as that of a grid of ten points for each parameter.",
-        "reproduced" if all(better) else "partly" if any(better) else "not reproduced",
+    yield Claim(
+        f"The validation loss is at least as good as that of a grid of {points} points for each parameter.",
+        of_cases(better),
         f"{sum(better)} of {len(rows)} models.",
     )
-    many = [row for row in rows if row["grid points"] >= (16 if quick else 100)]
-    few = [row["solves, bilevel"] / row["grid points"] for row in many]
-    results.claim(
+    many = [row for row in rows if row["grid points"] >= points**2]
+    yield Claim(
         "It takes a tenth of the grid's inner solves, where the grid has two or three parameters.",
-        "reproduced" if max(few) <= 0.1 else "partly" if min(few) <= 0.1 else "not reproduced",
+        of_cases(row["solves, bilevel"] <= 0.1 * row["grid points"] for row in many),
         ", ".join(f"{row['model']} {row['solves, bilevel']} of {row['grid points']}" for row in many) + ".",
     )
     same = [row for row in rows if row["parameters"] == row["in the grid"]]
     work = [row["inner iterations, bilevel"] / row["inner iterations, grid"] for row in same]
-    results.claim(
+    yield Claim(
         "It takes a tenth of the grid's inner iterations, where both search the same parameters: its solves are loose "
         "and start from the last solution.",
-        "reproduced" if max(work) <= 0.1 else "partly" if min(work) <= 0.1 else "not reproduced",
+        of_cases(share <= 0.1 for share in work),
         ", ".join(f"{row['model']} {share:.3f}" for row, share in zip(same, work, strict=True)) + ".",
     )
 

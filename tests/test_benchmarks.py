@@ -1,6 +1,5 @@
 """The frame of `python -m benchmarks`: what is measured is told, what fails does not take the rest with it."""
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -13,14 +12,19 @@ sys.path.append(str(Path(__file__).parents[1]))  # where benchmarks/ lies, howev
 from benchmarks import __main__ as command
 from benchmarks._harness import Times, interleave, ready
 from benchmarks._index import write_index
-from benchmarks._report import Claim, Plot, Report, Table, timing_rows, write
+from benchmarks._pages import write
+from benchmarks._report import Claim, Plot, Report, Table, largest, timing_rows
+from measuring.tables import load, unpack
 
 TIMES = Times(
     {"ours": np.array([1.0, 2.0, 4.0, 9.0]), "peer": np.array([2.0, 4.0, 8.0, 6.0])},
     {"absent": "absent is not installed"},
 )
 REPORT = Report(
-    [Table("small", timing_rows(TIMES, {"ours": 1e-12}, "ours"), "A note.")],
+    [
+        Table("small", timing_rows(TIMES, {"ours": 1e-12}, "ours"), "A note."),
+        Table("long", [{"n": n, "error": np.inf} for n in range(100)], on_page=False),
+    ],
     [
         Claim.of_times("ours / peer", TIMES, "ours", "peer", 0.6),
         Claim.of_times("peer / ours", TIMES, "peer", "ours", 1.1),
@@ -41,7 +45,7 @@ def test_ratios_are_taken_within_rounds():
 
 def test_verdicts():
     assert [claim.verdict for claim in REPORT.claims] == ["met", "missed", "not measured", "missed"]
-    assert REPORT.claims[2].row()["spread"] == "absent is not installed"
+    assert REPORT.claims[2].row()["quartiles"] == "absent is not installed"
 
 
 def test_a_missing_competitor_is_a_row_with_its_reason():
@@ -69,17 +73,20 @@ def test_ready_tells_what_raises_without_paths():
 
 def test_files_of_a_topic(tmp_path):
     pytest.importorskip("matplotlib")
-    (tmp_path / "tables").mkdir()
-    for stale in ("one-old.png", "one_more-old.png", "tables/one-7.csv"):
+    for stale in ("one-old.png", "one_more-old.png"):
         (tmp_path / stale).touch()
     write(tmp_path, "one", "One topic.", REPORT, WHERE, 3.0)
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert names == {"one.md", "one.json", "one-targets.png", "one-size.png", "tables/one-1.csv", "one_more-old.png"}
-    with open(tmp_path / "tables/one-1.csv", newline="") as file:
-        assert [row["what"] for row in csv.DictReader(file)] == ["ours", "peer", "absent"]
+    assert names == {"one.md", "one.json", "one-targets.png", "one-size.png", "one_more-old.png"}
+    small, long = (unpack(table) for table in load(tmp_path / "one.json")["tables"])
+    assert [row["what"] for row in small] == ["ours", "peer", "absent"]
+    assert small[-1] == {"what": "absent", "error": "absent is not installed"}
+    assert long == [{"n": n, "error": np.inf} for n in range(100)]
     page = (tmp_path / "one.md").read_text()
     assert "![one: targets](one-targets.png)" in page
-    assert page.index("one-targets.png") < page.index("ours / peer") < page.index("### small")
+    assert page.index("ours / peer") < page.index("one-targets.png") < page.index("### small")
+    assert "### long" not in page
+    assert "The tables of long are only there." in page
 
 
 def test_index_has_the_missed_targets_first(tmp_path):
@@ -91,7 +98,8 @@ def test_index_has_the_missed_targets_first(tmp_path):
     assert "2 of 8 targets are met" in page
     assert "cpu a cpu (other: two)" in page
     assert page.index("Where it loses") < page.index("| peer / ours") < page.index("Not measured")
-    assert page.index("Targets met") < page.index("| ours / peer")
+    assert "measured at different commits" in page
+    assert "| ours / peer" not in page  # a target that is met is on the page of its topic
 
 
 def test_a_failure_does_not_lose_the_others(tmp_path, monkeypatch, capsys):
@@ -118,4 +126,10 @@ def test_a_failure_does_not_lose_the_others(tmp_path, monkeypatch, capsys):
     assert "[sound](sound.md)" in (tmp_path / "out/README.md").read_text()
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--only", "sound", "--out", str(tmp_path / "out")])
     assert command.main() == 0
-    assert "The title of sound." in capsys.readouterr().out
+    assert "The title of sound" in capsys.readouterr().out
+
+
+def test_nan_and_nothing_miss_a_target():
+    assert largest([1.0, 3.0, 2.0]) == 3.0
+    for values in ([1.0, float("nan"), 2.0], [float("nan"), 1.0], []):
+        assert Claim("largest error", largest(values), 1e9).verdict == "missed"

@@ -1,7 +1,5 @@
 """Inverse control against simulation, SciPy's bounded least squares, and the formulas of linear regression."""
 
-import csv
-import json
 import warnings
 
 import jax
@@ -12,6 +10,7 @@ import scipy.optimize
 from experiments import _inverse_control as ic
 from experiments import control
 from experiments._results import Results
+from measuring.tables import load, unpack
 
 pytestmark = pytest.mark.slow
 
@@ -86,13 +85,11 @@ def test_quick(tmp_path):
         results = Results("control", tmp_path, dict(quick=True, seed=0))
         control.run(results, quick=True, seed=0)
     results.close()
-    record = json.loads((results.folder / "record.json").read_text())
+    record = load(results.path)
     assert record["claims"][0]["status"] == record["claims"][3]["status"] == "reproduced"
-    with (results.folder / "gradients.csv").open() as file:
-        errors = {row["backend"]: float(row["worst error of the gradient"]) for row in csv.DictReader(file)}
+    tables = {name: unpack(table) for name, table in record["tables"].items()}
+    errors = {row["backend"]: row["worst error of the gradient"] for row in tables["gradients"]}
     assert max(error for name, error in errors.items() if not name.startswith("cvxpylayers")) < 1e-5
-    with (results.folder / "systems.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert {float(row["noise"]) for row in rows} == set(control.NOISES)
-    assert all(float(row["largest error of a weight"]) < 1e-5 for row in rows if row["noise"] == "0.0")
-    assert (results.folder / "control.png").stat().st_size > 1000
+    assert {row["noise"] for row in tables["systems"]} == set(control.NOISES)
+    assert all(row["largest error of a weight"] < 1e-5 for row in tables["systems"] if row["noise"] == 0)
+    assert (results.folder / "control-overview.png").stat().st_size > 1000

@@ -1,7 +1,5 @@
 """Experiment 3: codes, hyper-gradient, splits and statistics against other libraries and finite differences."""
 
-import csv
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from experiments import _dictionary, _genes, dictionary
 from experiments._results import Results
+from measuring.tables import load, unpack
 
 pytestmark = pytest.mark.slow
 
@@ -113,15 +112,13 @@ def test_quick(tmp_path):
     results = Results("dictionary", tmp_path, {})
     dictionary.run(results, quick=True, seed=0)
     results.close()
-    folder = tmp_path / "dictionary"
-    for name in ("auc.png", "atoms.svg", "record.json"):
-        assert (folder / name).stat().st_size > 500
-    with (folder / "auc.csv").open() as file:
-        rows = {row["classifier"]: row for row in csv.DictReader(file)}
+    for name in ("-auc.png", "-atoms.png", ".json", ".md"):
+        assert (tmp_path / f"dictionary{name}").stat().st_size > 500
+    tables = load(results.path)["tables"]
+    rows = {row["classifier"]: row for row in unpack(tables["auc"])}
     # 280 of 295 patients are known at five years, 48 of them with the event; all classifiers beat chance.
-    assert {(row["patients"], row["events"]) for row in rows.values()} == {("280", "48")}
-    assert all(float(row["test AUC"]) > 55 for row in rows.values())
-    with (folder / "differences.csv").open() as file:
-        for row in csv.DictReader(file):
-            gap = float(rows[dictionary.TASK]["test AUC"]) - float(rows[row["task-driven minus"]]["test AUC"])
-            np.testing.assert_allclose(float(row["difference"]), gap, atol=1e-9)
+    assert {(row["patients"], row["events"]) for row in rows.values()} == {(280, 48)}
+    assert all(row["test AUC"] > 55 for row in rows.values())
+    for row in unpack(tables["differences"]):
+        gap = rows[dictionary.TASK]["test AUC"] - rows[row["task-driven minus"]]["test AUC"]
+        np.testing.assert_allclose(row["difference"], gap, atol=1e-9)

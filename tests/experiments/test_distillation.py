@@ -1,9 +1,7 @@
 """Dataset distillation in its quick version, its hyper-gradient against SciPy, and the files of MNIST."""
 
-import csv
 import gzip
 import hashlib
-import json
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +12,7 @@ import scipy.special
 
 from experiments import _distillation, _mnist, distillation
 from experiments._results import Results
+from measuring.tables import load, unpack
 
 pytestmark = pytest.mark.slow
 
@@ -22,26 +21,24 @@ def test_quick(tmp_path):
     results = Results("distillation", tmp_path, dict(quick=True, seed=0))
     distillation.run(results, quick=True, seed=0)
     results.close()
-    folder = tmp_path / "distillation"
-    claims = json.loads((folder / "record.json").read_text())["claims"]
+    record = load(results.path)
     # Times are those of a loaded machine, the images and their accuracy are not.
-    assert [claim["status"] for claim in claims[1:]] == ["reproduced"] * 3
-    for name in ("images.png", "images.svg", "time.png"):
-        assert (folder / name).stat().st_size > 1000
+    assert [claim["status"] for claim in record["claims"][1:]] == ["reproduced"] * 3
+    for name in ("images", "time"):
+        assert (tmp_path / f"distillation-{name}.png").stat().st_size > 1000
     # The first step is known: at images of zero it is x* = 0, and its gradient is that of the linearised problem,
     # (1 / 2 eps) dloss/dx pulled back through (p - Y) / k.
-    path = np.genfromtxt(folder / "path.csv", delimiter=",", names=True)
+    first = unpack(record["tables"]["path"])[0]
     images = distillation.sources(True, 0)
-    np.testing.assert_allclose(path["loss"][0], np.log(10), rtol=1e-6)
+    np.testing.assert_allclose(first["loss"], np.log(10), rtol=1e-6)
     outer = images.X.T.astype(float) @ (0.1 - np.eye(10)[images.y]) / len(images.y)
     gradient = (np.eye(10) - 0.1) @ outer.T / (2 * _distillation.RIDGE * 10)
-    np.testing.assert_allclose(path["gradient_norm"][0], np.linalg.norm(gradient), rtol=1e-4)
+    np.testing.assert_allclose(first["gradient norm"], np.linalg.norm(gradient), rtol=1e-4)
     # The text's eps with the text's outer step does not settle, at full precision either; a shorter step goes further.
-    with (folder / "ridge.csv").open() as file:
-        rows = {(float(r["eps"]), float(r["outer step"]), r["dtype"]): r for r in csv.DictReader(file)}
-    settled = {key: float(row["loss"]) / float(row["lowest loss"]) for key, row in rows.items()}
+    rows = {(row["eps"], row["outer step"], row["dtype"]): row for row in unpack(record["tables"]["ridge"])}
+    settled = {key: row["loss"] / row["lowest loss"] for key, row in rows.items()}
     assert settled[1e-3, 1.0, "float64"] > 1.3 > settled[_distillation.RIDGE, 1.0, "float32"]
-    assert float(rows[1e-3, 0.01, "float64"]["lowest loss"]) < float(rows[1e-3, 1.0, "float64"]["lowest loss"])
+    assert rows[1e-3, 0.01, "float64"]["lowest loss"] < rows[1e-3, 1.0, "float64"]["lowest loss"]
 
 
 def scipy_loss(theta, X, y):

@@ -1,7 +1,5 @@
 """A weight a feature: the fit, its derivative by whole and restricted systems, the loop, and the quick version."""
 
-import csv
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +9,7 @@ from sklearn.linear_model import Lasso
 import implicitdiff as idf
 from experiments import _lasso, feature_lasso
 from experiments._results import Results
+from measuring.tables import load, unpack
 
 pytestmark = pytest.mark.slow
 
@@ -84,13 +83,10 @@ def test_quick(tmp_path):
     results = Results("feature_lasso", tmp_path, {})
     feature_lasso.run(results, quick=True, seed=0)
     results.close()
-    folder = tmp_path / "feature_lasso"
-    assert (folder / "errors.png").stat().st_size > 1000
-    with (folder / "derivative.csv").open() as file:
-        assert all(float(row["relative error"]) < 1e-6 for row in csv.DictReader(file))
-    with (folder / "summary.csv").open() as file:
-        rows = {row["method"]: {key: float(value) for key, value in row.items() if key != "method"}
-                for row in csv.DictReader(file)}  # fmt: skip
+    assert (tmp_path / "feature_lasso-errors.png").stat().st_size > 1000
+    tables = load(results.path)["tables"]
+    assert all(row["relative error"] < 1e-6 for row in unpack(tables["derivative"]))
+    rows = {row["method"]: row for row in unpack(tables["summary"])}
     many, one = rows[feature_lasso.FEATURES], rows[feature_lasso.METHODS["bilevel"]]
     # What was tuned got better; a mean of 0 predicts with an error of 1 or so.
     assert many["validation error"] < one["validation error"]

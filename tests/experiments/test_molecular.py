@@ -1,8 +1,6 @@
 """The molecular packing against formulas in NumPy, and against jax-md where that is installed."""
 
-import csv
 import importlib.util
-import json
 import warnings
 
 import jax
@@ -13,6 +11,7 @@ import pytest
 from experiments import molecular
 from experiments._results import Results
 from experiments._soft_spheres import jax_md_fire, judge, own_fire, relax, spheres
+from measuring.tables import load, unpack
 
 pytestmark = pytest.mark.slow
 
@@ -110,12 +109,11 @@ def test_quick(tmp_path):
         results = Results("molecular", tmp_path, dict(quick=True, seed=0))
         molecular.run(results, quick=True, seed=0)
     results.close()
-    record = json.loads((results.folder / "record.json").read_text())
+    record = load(results.path)
     assert "fire" in record["settings"]["solver"].lower()
     assert record["claims"][0]["status"] == record["claims"][4]["status"] == "reproduced"
-    with (results.folder / "linear_solvers.csv").open() as file:
-        default = list(csv.DictReader(file))[-1]
+    default = unpack(record["tables"]["linear_solvers"])[-1]
     assert default["linear solver"].startswith("the default")
-    assert default["NaN"] == "4"  # singular, and it says so
-    for name in ("norms.png", "packing.svg", "within.md", "starts.csv"):
-        assert (results.folder / name).stat().st_size > 100
+    assert default["NaN"] == 4  # singular, and it says so
+    for name in ("-norms.png", "-packing.png", ".md"):
+        assert (results.folder / f"molecular{name}").stat().st_size > 100

@@ -1,14 +1,18 @@
 """The page of all results: what is there is on it, what is missing or broken is named, nothing is loaded from elsewhere."""
 
 import html
+import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 
-from experiments._report import _experiments, report
+import experiments
+from experiments._report import report
 from experiments._results import Results
+from experiments._verdicts import Claim
 
 
 class Reader(HTMLParser):
@@ -41,12 +45,12 @@ class Reader(HTMLParser):
 def leave(out, name, quick=False, rows=3, status="reproduced"):
     results = Results(name, out, dict(quick=quick, seed=0))
     results.table("errors", [{"steps": i, "error": 10.0**-i / 3} for i in range(rows)])
-    results.claim("Five < six & <b>seven</b>.", status, "Found 5 < 6.")
+    results.table("long", [{"n": n} for n in range(rows)], ())
+    results.claim(Claim("Five < six & <b>seven</b>.", status, "Found 5 < 6."))
     figure, axis = plt.subplots()
     axis.plot([0, 1])
     results.figure("line", figure)
     results.close()
-    return results.folder
 
 
 def read(out):
@@ -66,7 +70,7 @@ def test_complete(tmp_path):
     page, text = read(tmp_path)
     assert "<b>seven</b>" not in page
     assert text.count("Five < six & <b>seven</b>.") == 2
-    assert "2 claims: 1 reproduced, 0 partly, 1 not reproduced." in text
+    assert "2 claims: 1 reproduced, 0 partly, 1 not reproduced, 0 vacuous." in text
     assert "quick: small sizes" in text
     assert page.count("<img ") == 2
     assert "0.03333" in text and "0.03333333" not in text  # noqa: PT018
@@ -78,7 +82,7 @@ def test_complete(tmp_path):
 def test_what_is_missing_is_named(tmp_path):
     leave(tmp_path, "ridge_jacobian")
     _, text = read(tmp_path)
-    absent = set(_experiments()) - {"ridge_jacobian"}
+    absent = {path.stem for path in Path(experiments.__file__).parent.glob("[!_]*.py")} - {"ridge_jacobian"}
     assert {"molecular", "guarantees", "hyper_cleaning"} <= absent
     for name in absent:
         assert f"{name} did not run" in text
@@ -88,33 +92,63 @@ def test_what_is_missing_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (None, "There is no record.json"),
-        ('{"experiment": "guar', "record.json cannot be read"),
-        ("[1, 2]", "record.json holds no record"),
-        ('{"experiment": "guarantees", "claims": [{"claim": 1}]}', "claims in record.json cannot be read"),
+        ('{"experiment": "guar', "guarantees.json cannot be read"),
+        ("[1, 2]", "guarantees.json holds no record"),
+        ('{"experiment": "guarantees", "claims": [{"claim": 1}]}', "claims in guarantees.json cannot be read"),
         ('{"experiment": "other", "claims": []}', "is that of the experiment 'other'"),
-        ('{"experiment": "guarantees", "claims": []}', "record.json has no claims"),
+        ('{"experiment": "guarantees", "claims": []}', "guarantees.json has no claims"),
         ('{"experiment": "guarantees", "claims": []}', "says nothing of: machine"),
         (
             '{"experiment": "guarantees", "claims": [{"claim": "c", "status": "<i>won", "found": "f"}]}',
             "Unknown status of a claim: <i>won",
         ),
-        (b"\xff\xfe\x00", "record.json cannot be read"),
+        (b"\xff\xfe\x00", "guarantees.json cannot be read"),
     ],
 )
 def test_what_is_broken_is_named(tmp_path, content, problem):
     leave(tmp_path, "ridge_jacobian")
-    folder = tmp_path / "guarantees"
-    folder.mkdir()
-    if content is not None:
-        (folder / "record.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-    (folder / "empty.csv").touch()
-    (folder / "<odd> name.csv").write_text("a,b\n<script>,2\n")
+    (tmp_path / "guarantees.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     page, text = read(tmp_path)
     assert problem in text
     assert html.escape(problem) in page or "'" in problem
-    assert "The table empty is empty." in text
     assert "Five < six" in text  # the other one is whole
+
+
+def test_odd_names_and_empty_tables(tmp_path):
+    leave(tmp_path, "ridge_jacobian")
+    path = tmp_path / "ridge_jacobian.json"
+    record = json.loads(path.read_text())
+    record["tables"] |= {
+        "empty": {"shown": None, "columns": [], "rows": []},
+        "<odd> name": {"shown": None, "columns": ["a", "b"], "rows": [["<script>", "nan"]]},
+    }
+    record["figures"].append("lost")
+    path.write_text(json.dumps(record))
+    _, text = read(tmp_path)
+    assert "The table empty is empty." in text
+    assert "The figure lost is missing." in text
+    assert "<odd> name" in text
+    assert "<script> nan" in text
+
+
+def test_page(tmp_path, capsys):
+    """The page of one experiment: what is shown of the tables, and what is kept of a page that is there."""
+    leave(tmp_path, "guarantees", status="vacuous")
+    path = tmp_path / "guarantees.md"
+    page = path.read_text()
+    assert page.startswith("# `guarantees`: Error estimates")
+    assert "- **vacuous**: Five < six & <b>seven</b>. Found 5 < 6." in page
+    assert "![line](guarantees-line.png)" in page
+    assert "| 1 | 0.03333 |" in page
+    assert "has all numbers, and the tables long." in page
+    assert "### long" not in page
+    discussion = "## Discussion\n\nRead by hand.\n\n"
+    path.write_text(page.replace("![line]", discussion + "![line]"))
+    leave(tmp_path, "guarantees")
+    assert "read it again" in capsys.readouterr().out
+    page = path.read_text()
+    assert discussion in page
+    assert page.index("reproduced") < page.index("Discussion") < page.index("![line]") < page.index("## Tables")
 
 
 def test_nothing_ran(tmp_path):

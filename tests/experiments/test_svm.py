@@ -1,8 +1,5 @@
 """The support vector machine of the paper: hyper-gradients against a linear system on the support, and the quick run."""
 
-import csv
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +8,7 @@ import pytest
 from experiments import _svm as svm
 from experiments._results import Results
 from experiments.svm import run
+from measuring.tables import load, unpack
 
 pytestmark = pytest.mark.slow
 
@@ -102,22 +100,21 @@ def test_quick(tmp_path):
     results = Results("svm", tmp_path, dict(quick=True, seed=0))
     run(results, True, 0)
     results.close()
-    folder = tmp_path / "svm"
-    statuses = {claim["claim"]: claim["status"] for claim in json.loads((folder / "record.json").read_text())["claims"]}
+    record = load(results.path)
+    statuses = {claim["claim"]: claim["status"] for claim in record["claims"]}
     assert statuses["Memory of implicit does not grow with the number of inner steps."] == "reproduced"
     assert (
         statuses["Implicit and unrolled reach the same validation loss within 1 %, with every solver."] == "reproduced"
     )
     for name in ("runtime", "memory", "loss"):
-        assert (folder / f"{name}.png").stat().st_size > 1000
-        assert (folder / f"{name}.svg").stat().st_size > 1000
-    row = next(csv.DictReader((folder / "errors.csv").read_text().splitlines()))
+        assert (tmp_path / f"svm-{name}.png").stat().st_size > 1000
+    row = unpack(record["tables"]["errors"])[0]
     # Enough steps here: the derivative is that of finite differences, to the precision of float32.
-    np.testing.assert_allclose(float(row["gradient implicit"]), float(row["true gradient"]), rtol=1e-3)
-    assert float(row["optimality residual"]) < 1e-3
-    memory = list(csv.DictReader((folder / "memory.csv").read_text().splitlines()))
-    assert float(memory[0]["MB implicit"]) == float(memory[1]["MB implicit"])
-    assert float(memory[1]["MB unrolled"]) > 3 * float(memory[0]["MB unrolled"])  # for four times the steps
+    np.testing.assert_allclose(row["gradient implicit"], row["true gradient"], rtol=1e-3)
+    assert row["optimality residual"] < 1e-3
+    few, many = unpack(record["tables"]["memory"])
+    assert few["MB implicit"] == many["MB implicit"]
+    assert many["MB unrolled"] > 3 * few["MB unrolled"]  # for four times the steps
 
 
 @pytest.mark.parametrize(("load", "shape"), [(svm.tissues, (94, 500, 7)), (svm.digits, (600, 64, 10))])

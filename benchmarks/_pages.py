@@ -1,0 +1,80 @@
+"""How a topic is stored: NAME.json with every number, NAME.md for readers, and NAME-*.png for each figure."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from measuring.tables import markdown, pack, save, unpack
+
+from ._plots import figures
+from ._report import Report
+
+DIGITS = 3
+LEGEND = (
+    "A target is the largest value that meets it. Of two times, `measured` is the median of the ratios within a round, "
+    "given with its quartiles, and `ratio of minima` is the ratio of the shortest times."
+)
+
+
+def content(name: str, title: str, report: Report, where: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What NAME.json holds."""
+    return dict(
+        topic=name,
+        title=title,
+        seconds=round(seconds, 1),
+        machine=where,
+        claims=[claim.row() for claim in report.claims],
+        tables=[
+            dict(title=table.title, note=table.note, on_page=table.on_page, **pack(table.rows))
+            for table in report.tables
+        ],
+    )
+
+
+def page(topic: dict[str, Any], images: Sequence[str] = ()) -> str:
+    """NAME.md: the targets, the figures in these files, and the tables."""
+    parts = [f"# {topic['title'].rstrip('.')}", _when(topic)]
+    if topic["claims"]:
+        parts += ["## Targets", LEGEND, markdown(topic["claims"], digits=DIGITS)]
+    parts += [f"![{_alt(file)}]({file})" for file in images]
+    stored = [table["title"] for table in topic["tables"] if not table["on_page"]]
+    if len(stored) < len(topic["tables"]):
+        parts.append("## Tables")
+    for table in topic["tables"]:
+        if table["on_page"]:
+            rows = markdown(unpack(table), digits=DIGITS)
+            parts += [f"### {table['title']}", *([table["note"]] if table["note"] else []), rows]
+    more = f" The tables of {'; '.join(stored)} are only there." if stored else ""
+    parts += [f"[{topic['topic']}.json]({topic['topic']}.json) has all numbers.{more}", _circumstances(topic)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _when(topic: dict[str, Any]) -> str:
+    where = topic["machine"]
+    quick = " **A quick run of small problems: it shows that the benchmark works, not how fast the library is.**"
+    return f"Measured on {where['date']} at commit {where['commit']}, in {topic['seconds']:.0f} s." + (
+        quick if where["quick"] else ""
+    )
+
+
+def _circumstances(topic: dict[str, Any]) -> str:
+    said = ("date", "commit", "quick")
+    return "Machine and versions: " + ", ".join(f"{k} {v}" for k, v in topic["machine"].items() if k not in said) + "."
+
+
+def _alt(file: str) -> str:
+    return file.removesuffix(".png").replace("-", ": ", 1).replace("-", " ")
+
+
+def write(folder: Path, name: str, title: str, report: Report, where: dict[str, Any], seconds: float) -> None:
+    """Store a topic in place of what an earlier run left of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{name}-*.png"):  # no name of a topic has a hyphen
+        old.unlink()
+    topic = content(name, title, report, where, seconds)
+    drawings = {f"{name}-{re.sub(r'[^A-Za-z0-9_]+', '-', part)}.png": draw for part, draw in figures(title, report)}
+    save(folder / f"{name}.json", topic)
+    (folder / f"{name}.md").write_text(page(topic, list(drawings)), encoding="utf-8")
+    for file, draw in drawings.items():
+        draw(folder / file)
