@@ -23,9 +23,9 @@ RESULTS = Path(here[0]) / "results"
 
 
 def topics() -> dict[str, str]:
-    """Name and title of the modules of this package without an underscore: a new file is a new topic.
+    """Name and title of each module of this package without an underscore: a new file is a new topic.
 
-    They are not imported here: the peers of one may be missing, and the others are to run all the same.
+    The modules are not imported here: the libraries that one of them needs may be missing, and the others should run.
     """
     files = sorted(path for path in Path(here[0]).glob("*.py") if not path.name.startswith("_"))
     return {path.stem: _title(path) for path in files}
@@ -35,7 +35,7 @@ def _title(path: Path) -> str:
     """The first line of the docstring."""
     try:
         return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
-    except SyntaxError as error:  # told again, as a failure, where the topic is run
+    except SyntaxError as error:  # reported as a failure when the topic is run
         return f"({error})"
 
 
@@ -44,8 +44,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Compare implicitdiff with its peers.")
     parser.add_argument("--quick", action="store_true", help="smaller problems and fewer rounds")
     parser.add_argument("--list", action="store_true", help="list the topics and stop")
-    parser.add_argument("--only", nargs="+", choices=found, metavar="NAME", help="these topics only, tables shown")
-    parser.add_argument("--index", action="store_true", help="write README.md anew from the results that are there")
+    parser.add_argument(
+        "--only", nargs="+", choices=found, metavar="NAME", help="run these topics only, and print their pages"
+    )
+    parser.add_argument("--index", action="store_true", help="write README.md again from the stored results, and stop")
     parser.add_argument("--out", type=Path, help="folder for the results (benchmarks/results, or quick/ in it)")
     options = parser.parse_args()
     out = options.out or (RESULTS / "quick" if options.quick else RESULTS)
@@ -64,7 +66,7 @@ def main() -> int:
     for number, name in enumerate(names, 1):
         expected = _expected(out, name, options.quick)
         print(f"[{number}/{len(names)}] {name}{expected} ... ", end="", file=sys.stderr, flush=True)
-        jax.clear_caches()  # no topic profits from what another one has compiled
+        jax.clear_caches()  # so that no topic profits from what another one has compiled
         gc.collect()
         start, where = time.perf_counter(), machine() | dict(quick=options.quick)
         try:
@@ -104,7 +106,7 @@ def main() -> int:
 
 
 def _expected(out: Path, name: str, quick: bool) -> str:
-    """How long the same took last time, where there is a result of it."""
+    """How long the topic took last time, if there is a stored result."""
     path = out / f"{name}.json"
     if not path.exists():
         return ""

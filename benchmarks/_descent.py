@@ -1,4 +1,4 @@
-"""Gradient descent as every library runs it, a fixed number of steps, on two problems; for the topic `iterations`."""
+"""Gradient descent with a fixed number of steps, as each library runs it, on two problems; for `iterations`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ class Problem(NamedTuple):
 
 
 def smoothing(n: int = 2048, weight: float = 100.0) -> Problem:
-    """A signal b and the weights of its squared differences: a few microseconds an iteration, condition 401."""
+    """Smooth a signal b; theta weighs its squared differences. An iteration takes microseconds; condition 401."""
 
     def energy(x, theta, b):
         return 0.5 * jnp.sum((x - b) ** 2) + 0.5 * jnp.sum(theta * jnp.diff(x) ** 2)
@@ -45,7 +45,7 @@ def smoothing(n: int = 2048, weight: float = 100.0) -> Problem:
 
 
 def ridge(m: int = 300, n: int = 150) -> Problem:
-    """Dense data of 360 kB, which no derivative should copy for each iteration; condition about 400."""
+    """Dense data of 360 kB, which a derivative should not copy in each iteration; condition about 400."""
 
     def energy(x, theta, A, b):
         return 0.5 * jnp.mean((A @ x - b) ** 2) + 0.5 * jnp.sum(theta * x**2)
@@ -76,7 +76,7 @@ def competitors(problem: Problem, iterations: int) -> dict[str, Callable]:
         return descent
 
     stationary = idf.optimality.stationary(energy, positive_definite=True)
-    options: dict[str, Any] = dict(stepsize=stepsize, maxiter=iterations, tol=-1.0)  # no error is that small
+    options: dict[str, Any] = dict(stepsize=stepsize, maxiter=iterations, tol=-1.0)  # never reached: all steps are made
 
     def decorated(adjoint):
         return idf.custom_root(stationary, adjoint=adjoint)(scan())
@@ -91,7 +91,7 @@ def competitors(problem: Problem, iterations: int) -> dict[str, Callable]:
 
     def with_optimistix(adjoint):
         def run(x, theta, *data):
-            # It stops where a step changes no digit at all, which these problems do not reach.
+            # It stops when a step changes no digit at all, which does not happen on these problems.
             solver: Any = optx.FixedPointIteration(rtol=0.0, atol=1e-100)
             return optx.fixed_point(
                 lambda x, args: step(x, *args),

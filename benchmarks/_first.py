@@ -1,4 +1,4 @@
-"""The first derivative with a library in a fresh process; this file imports none of them by itself."""
+"""The first derivative with a library in a fresh process. This file must import neither library at the top."""
 
 import time
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def first_derivative(library: str) -> dict:
-    """Seconds to import a library after jax, and for its first gradient: eager, ridge regression with n = 10."""
+    """Seconds to import a library once jax is there, and for its first eager gradient (ridge regression, n = 10)."""
     random = np.random.default_rng(0)
     A, b, theta = (jnp.asarray(random.uniform(1, 2, shape)) for shape in ((20, 10), (20,), (10,)))
     x = jnp.asarray(np.linalg.solve(A.T @ A + np.diag(theta), A.T @ b))

@@ -1,8 +1,9 @@
-"""How things are measured: competitors take turns in one process, compilation apart, memory in fresh processes.
+"""How time and memory are measured.
 
-The machine is shared and noisy, and its clock drifts. So the competitors run one after the other in every round,
-in a new order each time, and what is reported of two of them is the ratio within a round: its median over the
-rounds, with quartiles. Absolute times (minimum and median) are for orientation only.
+The machine is shared and noisy, and its clock drifts. The competitors therefore take turns in one process, in a new
+order in each round. Two of them are compared by the ratio of their times within a round, of which the median over the
+rounds and the quartiles are reported; absolute times (minimum and median) are for orientation only. Compilation is
+timed separately, and peak memory is measured in fresh processes.
 """
 
 import gc
@@ -22,7 +23,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 T = TypeVar("T")
 
-# A run shorter than this is repeated within a round, so that the clock and the dispatch noise do not show.
+# Seconds. A shorter run is repeated within a round, so that the resolution of the clock and dispatch do not matter.
 SHORTEST_RUN = 2e-3
 
 
@@ -35,7 +36,7 @@ class Ratio(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Seconds for each competitor and round, and why there are none for those that could not be run."""
+    """The seconds of each competitor in each round; `missing` says why a competitor could not be run."""
 
     seconds: dict[str, np.ndarray]
     missing: Mapping[str, str] = MappingProxyType({})
@@ -61,7 +62,7 @@ class Times(NamedTuple):
 def ready(
     competitors: Mapping[str, T], start: Callable[[T], Callable[[], Any]]
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
-    """`start(competitor)`, run once: the runs, and the reasons of those competitors that raise."""
+    """Make a run of each competitor and call it once: the runs, and the reason for each competitor that raises."""
     runs, missing = {}, {}
     for name, competitor in competitors.items():
         try:
@@ -75,7 +76,7 @@ def ready(
 
 
 def reason(error: Exception) -> str:
-    """Why something cannot be run, in a line without paths of this machine."""
+    """Why something cannot be run, in one line that names no path of this machine."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{error.name.partition('.')[0]} is not installed"
     first = next(iter(str(error).splitlines()), "")
@@ -125,8 +126,8 @@ def _repeats(run: Callable[[], Any]) -> int:
 def compilation(makers: dict[str, Callable[[], tuple[Callable, tuple]]], rounds: int) -> dict[str, Times]:
     """Seconds to trace, to compile (lowering included), and both, of `jax.jit(f)` for `f, args = maker()`.
 
-    The maker makes new function objects, and JAX forgets all that it has compiled before each measurement, its own
-    small helpers included: nobody profits from what another one, or he himself, did before.
+    A maker returns new function objects, and the caches of JAX are cleared before each measurement, so that no
+    competitor profits from anything compiled earlier, not even from JAX's own small helpers.
     """
     trace: dict[str, list[float]] = {name: [] for name in makers}
     compile_: dict[str, list[float]] = {name: [] for name in makers}
@@ -142,7 +143,7 @@ def compilation(makers: dict[str, Callable[[], tuple[Callable, tuple]]], rounds:
             middle = time.perf_counter()
             traced.lower().compile()
             end = time.perf_counter()
-            if done:  # the first round also imports what JAX imports late
+            if done:  # in the first round JAX still imports modules
                 trace[name].append(middle - begin)
                 compile_[name].append(end - middle)
     jax.clear_caches()
@@ -153,13 +154,13 @@ def compilation(makers: dict[str, Callable[[], tuple[Callable, tuple]]], rounds:
 
 
 def compiled(f: Callable, *args: Any) -> Callable[[], Any]:
-    """A call of the compiled f, for `interleave`."""
+    """A call of f, compiled ahead of time, for `interleave`."""
     executable = jax.jit(f).lower(*args).compile()
     return lambda: executable(*args)
 
 
 def in_new_process(function: Callable[..., dict], *args: Any) -> dict:
-    """`function(*args)` of a topic in a fresh Python; args and result are JSON. Adds `peak_mb`, its peak memory."""
+    """The result of `function(*args)` in a fresh Python, with `peak_mb`, its peak memory; both are passed as JSON."""
     code = (
         f"import json; from benchmarks import _harness; from {function.__module__} import {function.__qualname__} as f;"
         f"print(json.dumps(f(*json.loads({json.dumps(args)!r})) | dict(peak_mb=_harness.peak_memory_mb())))"
@@ -171,7 +172,7 @@ def in_new_process(function: Callable[..., dict], *args: Any) -> dict:
 def peak_memory_mb() -> float:
     """The largest resident memory that this process has had, in megabytes."""
     try:
-        # Not getrusage: a process started by vfork inherits the maximum of its parent there.
+        # getrusage would not do: after vfork it reports the maximum of the parent.
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
     except FileNotFoundError:

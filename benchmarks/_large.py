@@ -1,7 +1,7 @@
-"""Problems with 100,000 unknowns and more whose derivatives are known, and the rules one would write by hand.
+"""Large problems (100,000 unknowns and more) with known derivatives, and derivative rules written by hand.
 
-Each has theta with as many entries as x has, one for each equation: dF/dtheta is diagonal, and the Jacobian of the
-solution is -A^-1 diag(slope) with A = dF/dx. The products with A^-1 come from a closed form in NumPy and SciPy.
+In each problem theta has one entry for each equation, so dF/dtheta is diagonal and the Jacobian of the solution is
+-A^-1 diag(slope) with A = dF/dx. The exact products with A^-1 are computed by a closed form in NumPy and SciPy.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from ._ridge import objective
 
 
 class Large(NamedTuple):
-    """F(x, theta, *data) = 0, how to attach its derivative, and what is known of it.
+    """A problem F(x, theta, *data) = 0, how to attach its derivative, and what is known about it.
 
-    `attach(adjoint)` and `jaxopt(solve)` give a solver (x, theta, *data) -> x that returns the x it is given;
-    `inverse(v, transpose)` is A^-1 v, or its transpose's product.
+    `attach(adjoint)` and `jaxopt(solve)` return a solver (x, theta, *data) -> x that hands back the x it is given;
+    `inverse(v, transpose)` is A^-1 v, or A^-T v.
     """
 
     name: str
@@ -51,7 +51,7 @@ def attached(F: Callable) -> Callable:
 
 
 def dense(n: int, rows: int) -> Large:
-    """Ridge regression with few rows: A = D'D + diag(theta), by the Woodbury formula."""
+    """Ridge regression with few rows: A = D'D + diag(theta), inverted by the Woodbury formula."""
     random = np.random.default_rng(0)
     D, b = random.standard_normal((rows, n)) / np.sqrt(n), random.standard_normal(rows)
     theta = random.uniform(0.05, 0.1, n)
@@ -67,7 +67,7 @@ def dense(n: int, rows: int) -> Large:
 
 
 def smoothing(side: int) -> Large:
-    """A picture near b with small differences of neighbours: A = theta + Laplacian, by the cosine transform."""
+    """Smooth a picture b: A = theta + Laplacian, inverted by the cosine transform."""
 
     def energy(x, theta, b):
         roughness = jnp.sum(jnp.diff(x, axis=0) ** 2) + jnp.sum(jnp.diff(x, axis=1) ** 2)
@@ -97,7 +97,7 @@ def smoothing(side: int) -> Large:
 
 
 def advection(side: int) -> Large:
-    """A stationary concentration, carried along, spreading and decaying, on a periodic grid: by Fourier transform."""
+    """Stationary advection, diffusion and decay on a periodic grid; A is inverted by the Fourier transform."""
     wind, spread, decay = (0.6, 0.3), 0.5, 2.0
 
     def F(x, theta, source):
@@ -130,9 +130,9 @@ def advection(side: int) -> Large:
 
 
 def curve(n: int, parameters: int, stiffness: float) -> Large:
-    """A smooth curve near b, weighted by any number of parameters: A is tridiagonal, by a banded factorisation.
+    """Fit a smooth curve to b with weights made of any number of parameters: A is tridiagonal, and factorised.
 
-    The slope is that in the weights.
+    `slope` is the derivative of F in the weights.
     """
 
     def energy(x, theta, b):
@@ -151,18 +151,18 @@ def curve(n: int, parameters: int, stiffness: float) -> Large:
 
 
 def weights(theta, n: int):
-    """A weight for each of n unknowns from any number of parameters: one more than a mean of exp(theta)."""
+    """A weight for each of n unknowns from any number of parameters: 1 plus a mean of some entries of exp(theta)."""
     return 1 + jnp.pad(jnp.exp(theta), (0, -theta.size % n)).reshape(-1, n).mean(0)
 
 
 def curve_bands(theta, n: int, stiffness: float):
-    """Diagonal and what stands beside it, in A of a `curve`."""
+    """The diagonal and the off-diagonal of A for `curve`."""
     neighbours = jnp.full(n, 2.0).at[0].set(1.0).at[-1].set(1.0)
     return weights(theta, n) + stiffness * neighbours, jnp.full(n, -stiffness)
 
 
 def fixed_point(n: int, rank: int) -> Large:
-    """A layer of neurons that feed each other through few channels, x = tanh(U V x + theta): by Woodbury."""
+    """A recurrent layer of low rank, x = tanh(U V x + theta); A is inverted by the Woodbury formula."""
     random = np.random.default_rng(0)
     U, V = random.standard_normal((n, rank)) / np.sqrt(n), 0.9 * random.standard_normal((rank, n)) / np.sqrt(n)
 
@@ -190,13 +190,13 @@ def fixed_point(n: int, rank: int) -> Large:
 
 
 def product(F: Callable, x, theta, data: tuple, transpose: bool) -> Callable:
-    """The product v -> A v, or A' v, that a derivative of the solution is made of."""
+    """The product v -> A v, or v -> A' v."""
     push = jax.linearize(lambda x: F(x, theta, *data), x)[1]
     return (lambda v: jax.linear_transpose(push, x)(v)[0]) if transpose else push
 
 
 def by_rule(F: Callable, solve: Callable, transpose: bool) -> Callable:
-    """(v, x, theta, *data) -> the product of v with the solution's Jacobian, or its transpose, with `solve`."""
+    """(v, x, theta, *data) -> the product of v with the Jacobian of the solution, or its transpose, by `solve`."""
 
     def derivative(v, x, theta, *data):
         A = product(F, x, theta, data, transpose)
@@ -208,7 +208,7 @@ def by_rule(F: Callable, solve: Callable, transpose: bool) -> Callable:
 
 
 def minimal_cg(steps: int) -> Callable:
-    """Conjugate gradients with a fixed number of products, and nothing that is not needed."""
+    """Conjugate gradients with a fixed number of products and no convergence test."""
 
     def solve(product, b):
         def step(_, state):
@@ -225,7 +225,7 @@ def minimal_cg(steps: int) -> Callable:
 
 
 def minimal_bicgstab(steps: int) -> Callable:
-    """BiCGStab as van der Vorst wrote it down, with a fixed number of products, and nothing that is not needed."""
+    """Van der Vorst's BiCGStab with a fixed number of products and no convergence test."""
 
     def solve(product, b):
         def step(_, state):
@@ -245,7 +245,7 @@ def minimal_bicgstab(steps: int) -> Callable:
 
 
 def minimal_gmres(steps: int, restart: int) -> Callable:
-    """GMRES by modified Gram-Schmidt with a fixed number of products; no check but the restarts' own residuals."""
+    """GMRES by modified Gram-Schmidt with a fixed number of products; only a restart computes a residual."""
 
     def solve(product, b):
         x = jnp.zeros_like(b)

@@ -1,4 +1,4 @@
-"""Figures: the lines of a `Plot`, and the ratios of times beside their targets. Without matplotlib there are none."""
+"""Figures: the lines of a `Plot`, and ratios of times beside their targets. Without matplotlib there are none."""
 
 import importlib.util
 import io
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Of a library in all figures: the first of these words that is in a competitor's name. Seen well by the colour-blind.
+# The colour of a competitor is that of the first of these words in its name. Colour-blind readers can tell them apart.
 OURS = "#0072B2"
 COLOURS = {
     "ours": OURS,
@@ -35,10 +35,10 @@ COLOURS = {
     "implicit": OURS,
 }
 OTHERS = ("#222222", "#999933", "#882255", "#44AA99")
-# Of several competitors of one library.
+# Line and marker tell competitors of the same library apart.
 STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ((0, (5, 1, 1, 1, 1, 1)), "v"), ((0, (1, 3)), "P"))
 MET, MISSED = OURS, "#D55E00"
-# Smaller ratios are an arrow and a number, so that there is room for those about 1.
+# A smaller ratio is drawn as an arrow with its number, which leaves room for the ratios around 1.
 FASTEST = 0.03
 
 
@@ -58,7 +58,7 @@ def draw(plot: Plot, path: Path) -> None:
     axes.set_yscale("log" if plot.logy else "linear")
     taken: dict[str, int] = {}
     unknown = [name for name in plot.lines if _library(name) is None]
-    # No library is named: all is ours.
+    # Where no library is named, all lines are ours.
     others = OTHERS if len(unknown) < len(plot.lines) else (OURS, *OTHERS)
     for name, (xs, ys, *spread) in plot.lines.items():
         library = _library(name)
@@ -82,7 +82,7 @@ def draw(plot: Plot, path: Path) -> None:
         if logarithmic:
             _log_ticks(axis, np.concatenate([_shown(value, True) for value in values]), axis is axes.xaxis)
     handles, labels = axes.get_legend_handles_labels()
-    # From top to bottom as the lines end on the right.
+    # In the legend, from top to bottom, as the lines end on the right.
     ends = [_last(plot.lines[label][1]) for label in labels]
     order = sorted(range(len(labels)), key=lambda i: -ends[i])
     axes.legend(
@@ -96,7 +96,7 @@ def draw(plot: Plot, path: Path) -> None:
 
 
 def draw_ratios(title: str, claims: Sequence[Claim], path: Path) -> None:
-    """Claims that are ratios of times: what was measured with its quartiles, against the target."""
+    """Ratios of times with their quartiles, beside their targets."""
     from matplotlib.lines import Line2D
 
     labels = ["\n".join(textwrap.wrap(claim.what, 70)) for claim in claims]
@@ -155,7 +155,7 @@ def _library(name: str) -> str | None:
 
 
 def _shown(values: Iterable[float], logarithmic: bool) -> np.ndarray:
-    """A logarithmic axis has no place for zero."""
+    """The values as floats; on a logarithmic axis, NaN for those that are not positive."""
     result = np.array(values, np.float64)
     return np.where(result > 0, result, np.nan) if logarithmic else result
 
@@ -166,7 +166,7 @@ def _last(values: Iterable[float]) -> float:
 
 
 def _log_ticks(axis: Any, values: np.ndarray, at_values: bool) -> None:
-    """Plain numbers, at the few values themselves, or at 1, 2 and 5; powers of ten where the range is wide."""
+    """Tick labels in plain numbers: at the values if they are few, else at 1, 2, 5; powers of ten for a wide range."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     found = np.unique(values[np.isfinite(values)])
@@ -186,7 +186,7 @@ def _log_ticks(axis: Any, values: np.ndarray, at_values: bool) -> None:
 
 
 def _figure(width: float, height: float) -> tuple["Figure", "Axes"]:
-    """Without pyplot, which would keep figures and look for a screen."""
+    """A figure and its axes, without pyplot, which would keep figures alive and look for a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -200,7 +200,7 @@ def _figure(width: float, height: float) -> tuple["Figure", "Axes"]:
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    """With a palette, which makes a file of half the size."""
+    """Write a PNG with a palette, which halves its size."""
     from PIL import Image
 
     buffer = io.BytesIO()

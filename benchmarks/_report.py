@@ -15,8 +15,9 @@ class Claim(NamedTuple):
     shortest times, which other load on the machine disturbs least.
 
     Attributes:
-        missing: why it could not be measured, the competitor for instance: neither met nor missed.
-        quartiles: of what was measured, where it was measured more than once.
+        missing: why nothing was measured (a competitor is not installed, for instance); the target is then neither
+            met nor missed.
+        quartiles: of the measured value, if it was measured more than once.
     """
 
     what: str
@@ -28,7 +29,7 @@ class Claim(NamedTuple):
 
     @classmethod
     def of_times(cls, what: str, times: Times, name: str, other: str, target: float) -> "Claim":
-        """That `name` takes at most `target` times as long as `other`."""
+        """The claim that `name` takes at most `target` times as long as `other`."""
         if name in times.seconds and other in times.missing:
             return cls(what, float("nan"), target, times.missing[other])
         ratio = times.ratio(name, other)
@@ -66,9 +67,9 @@ class Table(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """Lines over a common axis, both axes logarithmic unless said otherwise.
+    """Lines over a common axis; both axes are logarithmic by default.
 
-    `lines` is a dict from a competitor to its (xs, ys), or (xs, ys, lows, highs) where there is a spread to show.
+    `lines` is a dict from a competitor to its (xs, ys), or to (xs, ys, lows, highs) with a band to draw.
     """
 
     name: str
@@ -81,7 +82,7 @@ class Plot(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What one topic measured, and what that says of its targets."""
+    """What one topic measured, and how it compares with the targets."""
 
     tables: list[Table]
     claims: list[Claim]
@@ -89,9 +90,9 @@ class Report(NamedTuple):
 
 
 def timing_rows(times: Times, errors: dict[str, float], reference: str) -> list[dict[str, Any]]:
-    """One row a competitor: milliseconds, time in units of the reference's with quartiles, and the error.
+    """One row for each competitor: milliseconds, the ratio to the time of the reference with its quartiles, the error.
 
-    A competitor that could not be measured has its reason in the place of the error.
+    For a competitor that could not be measured, the reason stands in place of the error.
     """
     result: list[dict[str, Any]] = []
     for name in times.seconds:
@@ -118,7 +119,7 @@ def largest(values: Iterable[float]) -> float:
 
 
 def relative_error(value: Any, reference: np.ndarray) -> float:
-    """In the Euclidean norm, NaN where the value has NaN."""
+    """The relative error in the Euclidean norm; NaN if the value has NaN."""
     value = np.asarray(value, np.float64)
     return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
 

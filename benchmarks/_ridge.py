@@ -1,7 +1,8 @@
 """The ridge problem that most topics share, and every competitor's derivative of its solution.
 
-Each competitor is a function `solver(x, theta, A, b)` that returns the solution x it is given, at no cost, and has
-the derivative of argmin_x 1/2 |A x - b|^2 + 1/2 sum(theta x^2) in theta: only the derivative is measured.
+Each competitor is a function `solver(x, theta, A, b)` that returns the solution x it is given and has the derivative
+of argmin_x 1/2 |A x - b|^2 + 1/2 sum(theta x^2) in theta. The forward solve costs nothing, so that only the derivative
+is measured.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,7 @@ class Ridge(NamedTuple):
 
 
 def ridge(n: int, batch: tuple[int, ...] = ()) -> Ridge:
-    """Gaussian data with 2 n rows: the Hessian has a condition of about 30."""
+    """Gaussian data with 2 n rows; the condition number of the Hessian is about 30."""
     random = np.random.default_rng(n)
     A = random.standard_normal((*batch, 2 * n, n))
     b, v = random.standard_normal((*batch, 2 * n)), random.standard_normal((*batch, n))
@@ -52,7 +53,7 @@ def vjp_in_theta(solver: Callable) -> Callable:
 
 
 def objective() -> Callable:
-    """A new function at each call, so that no cache knows it."""
+    """The objective, a new function at each call, so that nothing is cached for it."""
     return lambda x, theta, A, b: 0.5 * jnp.sum((A @ x - b) ** 2) + 0.5 * jnp.sum(theta * x**2)
 
 
@@ -70,7 +71,7 @@ def with_jaxopt(linear_solver: Callable | None = None, **options: Any) -> Callab
 
 
 def by_hand() -> Callable:
-    """What one would write for this problem alone: a custom_vjp with a Cholesky factorisation."""
+    """A rule written by hand for this problem: a custom_vjp with a Cholesky factorisation."""
 
     @jax.custom_vjp
     def solver(x, theta, A, b):
@@ -90,7 +91,7 @@ def by_hand() -> Callable:
 
 
 class _Given(optx.AbstractRootFinder):
-    """A root finder that is there at once."""
+    """A root finder that accepts its starting point."""
 
     rtol: float = 1.0
     atol: float = 1.0

@@ -1,4 +1,4 @@
-"""Linear systems of a given condition, and their solutions to more digits than float64 has."""
+"""Linear systems with a given condition number, and their solutions to more digits than float64 has."""
 
 import functools
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def matrix(n: int, condition: float, symmetric: bool, spectrum: str, seed: int) -> np.ndarray:
-    """Singular values from 1 to 1 / condition: "geometric", or "outlier": all 1 but one."""
+    """Random, with singular values from 1 to 1 / condition: "geometric", or "outlier", where all but one are 1."""
     exponents = np.linspace(0, 1, n) if spectrum == "geometric" else np.r_[np.zeros(n - 1), 1.0]
     left, right = _bases(n, seed)
     if symmetric:
@@ -17,7 +17,7 @@ def matrix(n: int, condition: float, symmetric: bool, spectrum: str, seed: int) 
 
 @functools.lru_cache(maxsize=32)
 def _bases(n: int, seed: int):
-    """The same for all conditions and spectra: they cost more than all the rest."""
+    """Random orthogonal factors, cached for all conditions and spectra, because they are expensive to make."""
     random = np.random.default_rng([n, seed])
     return _orthogonal(n, random), _orthogonal(n, random)
 

@@ -1,4 +1,4 @@
-"""Accuracy by default of a ridge hyper-gradient on real data."""
+"""Accuracy of a ridge hyper-gradient on real data, with default settings."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ PRECISIONS = (np.float64, np.float32)
 
 
 def measure(quick: bool) -> Report:
-    """The derivative of a validation loss in the weight of ridge regression; x is exact, then rounded."""
+    """The derivative of a validation loss in the weight of ridge regression; x is the exact solution, rounded."""
     told = idf.optimality.stationary(_ridge, positive_definite=True)
     competitors = {
         "ours, default": idf.custom_root(told)(_given),
@@ -41,7 +41,7 @@ def measure(quick: bool) -> Report:
                 rows.append(row)
                 if condition * np.finfo(dtype).eps < 1:
                     judged[dtype] += [row["ours, default"], row["ours, not told"]]
-    note = "Half of the samples train, half validate; the loss is a mean."
+    note = "Half of the samples are for training, half for validation; the loss is a mean."
     claims = [
         Claim(f"{dtype.__name__}: largest error by default where condition x eps < 1", largest(judged[dtype]), target)
         for dtype, target in zip(PRECISIONS, (1e-8, 1e-2), strict=True)
@@ -63,14 +63,14 @@ def _validation_loss(solver, x, train, validation, weight):
 
 
 def _split(load, scaling: str, weight: float, dtype):
-    """Rounded data, the condition of the Hessian, the solution, and the exact hyper-gradient of what was rounded."""
+    """Data rounded to the dtype, the condition of the Hessian, the solution, and the exact hyper-gradient for them."""
     A, b = load(return_X_y=True)
     if scaling == "standardised":
         A = (A - A.mean(0)) / np.where(A.std(0) > 0, A.std(0), 1)
     A, b = A.astype(dtype), b.astype(dtype)
     train, validation = (A[::2], b[::2]), (A[1::2], b[1::2])
     long_A, long_b = (value.astype(np.longdouble) for value in train)
-    # The loss is differentiated at the weight as rounded, too.
+    # The weight, too, is rounded to the dtype.
     hessian = long_A.T @ long_A / len(long_b) + np.longdouble(dtype(weight)) * np.eye(A.shape[1])
     hessian = hessian.astype(np.float64)
     x = solution(hessian, (long_A.T @ long_b / len(long_b)).astype(np.float64))

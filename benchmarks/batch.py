@@ -1,7 +1,7 @@
 """A batch of small systems under vmap: the derivatives of 4096 solutions with n = 10.
 
-The mark to reach is the linear algebra alone, on the same matrices: `jnp.linalg.solve` of the batch. First the
-matrices are given (the condition is Q x = theta), then each is formed from the data (ridge regression).
+The yardstick is the linear algebra alone: `jnp.linalg.solve` of the same batch of matrices. First the matrices are
+given (the condition is Q x = theta), then each is formed from the data (ridge regression).
 """
 
 from collections.abc import Callable
@@ -77,7 +77,7 @@ def _form_and_solve(x, theta, A, b, v):
 
 
 def _add(report: Report, title: str, derivatives: dict, args: tuple, gradient: np.ndarray, budget: float) -> None:
-    """The last one is the mark."""
+    """The last competitor is the yardstick."""
     mark = list(derivatives)[-1]
     runs, missing = ready(derivatives, lambda f: compiled(jax.vmap(f), *args))
     errors = {name: relative_error(run(), gradient) for name, run in runs.items()}

@@ -1,9 +1,10 @@
-"""Bilevel optimisation: a loop around JAXopt whose step size was tuned by hand, beside `bilevel.minimize` without one.
+"""Bilevel optimisation: `bilevel.minimize` beside a loop around JAXopt whose step size was tuned.
 
 The quadratic problem of benchmark_bilevel (Dagreou et al., NeurIPS 2022), rewritten from its definition: inner and
-outer objective are 1/2 x'Hx + 1/2 t'Kt + t'Cx + a'x + b't with random eigenvectors, H of spectrum mu to 1, K the same
-but for one 0, C with singular values 0.1. It draws samples whose means tend to these matrices; here they are the
-matrices, since means of 1,024 samples of rank one in dimension 1,024 would be all but singular.
+outer objective are 1/2 x'Hx + 1/2 t'Kt + t'Cx + a'x + b't with random eigenvectors. H has a spectrum from mu to 1, K
+the same with one eigenvalue replaced by 0, and C has singular values 0.1. The original draws samples whose means tend
+to these matrices; here the matrices themselves are used, because the mean of 1,024 samples of rank one in dimension
+1,024 would be nearly singular.
 """
 
 import gc
@@ -21,11 +22,11 @@ import implicitdiff as idf
 from ._harness import Times
 from ._report import Claim, Report, Table, timing_rows
 
-CURVATURES = (0.1,)  # smallest ones of the inner objective; the largest is 1
+CURVATURES = (0.1,)  # the smallest eigenvalues of H; the largest is 1
 GOAL = 1e-2  # of the squared norm of the hyper-gradient
 STEPS = (1.0, 2.0, 5.0, 10.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 MOST = 500  # steps that a loop may take
-TOL = 0.9 * GOAL**0.5  # where minimize is to stop, by its own reckoning
+TOL = 0.9 * GOAL**0.5  # of `minimize`: the norm of the hyper-gradient at which it stops
 SOLVERS = (jaxopt.GradientDescent, jaxopt.LBFGS)
 LINEAR = 1024  # samples behind a linear term: each has norm sqrt(dimension / 1024)
 OURS, WHOLE = "minimize", "minimize, one jit"
@@ -59,7 +60,7 @@ class Simulated(NamedTuple):
 
 
 def simulated(n: int, d: int, mu: float) -> Simulated:
-    """New draws until the outer problem is convex, as in the original."""
+    """The problem is drawn again until the outer problem is convex, as in the original."""
     random = np.random.default_rng(0)
     for _ in range(20):
         g, f = _quadratic(random, n, d, mu), _quadratic(random, n, d, mu)
@@ -82,14 +83,14 @@ def _quadratic(random: np.random.Generator, n: int, d: int, mu: float) -> Quadra
 
 
 class Loop(NamedTuple):
-    """What a user of JAXopt writes: the solver's solution is differentiated, theta goes down the gradient."""
+    """What a user of JAXopt writes: differentiate the solution of the solver, and take gradient steps in theta."""
 
     value_and_grad: Callable
     problem: Simulated
 
     @classmethod
     def of(cls, problem: Simulated, solver: type) -> "Loop":
-        """A new loop, of which nothing is compiled."""
+        """A new loop of which nothing has been compiled."""
         inner, outer = (Quadratic(*map(jnp.asarray, part)) for part in (problem.inner, problem.outer))
         solve = solver(lambda x, t: inner(x, t), maxiter=1000, implicit_diff=True)
 
@@ -100,7 +101,7 @@ class Loop(NamedTuple):
         return cls(jax.jit(jax.value_and_grad(loss, has_aux=True)), problem)
 
     def __call__(self, step: float, most: int) -> list[jax.Array]:
-        """Thetas on the way; each solve starts from the last solution."""
+        """The thetas along the way; each solve starts from the last solution."""
         theta, x = jnp.asarray(self.problem.theta), jnp.zeros(len(self.problem.inner.H))
         thetas = [theta]
         for _ in range(most):
@@ -110,7 +111,7 @@ class Loop(NamedTuple):
         return thetas
 
     def needed(self, step: float, most: int) -> int:
-        """Steps to the goal; `most` for a step size that does not reach it in fewer."""
+        """The number of steps to the goal; `most` if this step size does not reach it in fewer."""
         theta, x = jnp.asarray(self.problem.theta), jnp.zeros(len(self.problem.inner.H))
         for done in range(most):
             norm = self.problem.truth(np.asarray(theta))
@@ -124,7 +125,7 @@ class Loop(NamedTuple):
 
 
 def tuned(problem: Simulated, solver: type) -> tuple[float, int]:
-    """The step size that needs the fewest steps, and how many; what it costs to find it is not counted."""
+    """The step size that needs the fewest steps, and their number; the cost of the search is not counted."""
     loop, best, fewest = Loop.of(problem, solver), np.nan, MOST
     for step in STEPS:
         count = loop.needed(step, fewest)
@@ -134,7 +135,7 @@ def tuned(problem: Simulated, solver: type) -> tuple[float, int]:
 
 
 def minimised(problem: Simulated) -> tuple[idf.bilevel.Result, list[np.ndarray]]:
-    """A call of `minimize` with nothing chosen but where to stop, and the thetas on the way."""
+    """A call of `minimize` for which only the tolerance is chosen, and the thetas along the way."""
     inner, outer = (Quadratic(*map(jnp.asarray, part)) for part in (problem.inner, problem.outer))
     thetas = [problem.theta]
     found = idf.bilevel.minimize(
@@ -157,7 +158,7 @@ def in_one_program(problem: Simulated) -> Callable:
 
 
 def without_compilation(found: idf.bilevel.Result, last: int) -> float:
-    """Seconds to entry `last` of the history, the first three entries, which compile, at the pace of the others."""
+    """Seconds to entry `last` of the history; the first three entries, which compile, are charged like the others."""
     seconds = np.diff(found.history.time, prepend=0.0)
     pace = seconds / found.history.evaluations
     seconds[:3] = found.history.evaluations[:3] * np.median(pace[3:])
@@ -187,7 +188,7 @@ def measure(quick: bool) -> Report:
 
 
 def _rounds(problem: Simulated, chosen: dict, rounds: int) -> tuple[Times, Times, dict, dict]:
-    """All take turns, in a new order each round; JAX forgets what it has compiled before each whole call."""
+    """All take turns, in a new order in each round; the caches of JAX are cleared before each whole call."""
     warm: dict[str, list[float]] = {name: [] for name in (*chosen, OURS, WHOLE)}
     cold: dict[str, list[float]] = {name: [] for name in (*chosen, OURS, WHOLE)}
     norms, steps, order = {}, {name: count for name, (_, _, count) in chosen.items()}, list(warm)

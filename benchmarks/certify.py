@@ -1,4 +1,4 @@
-"""What it costs to know the error of a derivative: `error_estimate` and `polish=1` beside the plain VJP."""
+"""The cost of knowing the error of a derivative: `error_estimate` and `polish=1` beside the plain VJP."""
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,16 @@ def measure(quick: bool) -> Report:
         x = x + 1e-4 * random.standard_normal(n)
         args = theta, x, v, A, b
         runs = {name: compiled(run, *args) for name, run in COMPETITORS.items()}
-        # Norms of the errors of the derivative, where the plain one is off by about 1e-4 of its size.
+        # Norms of the errors. x is perturbed by 1e-4, so that the plain derivative is wrong by about as much.
         truth = compiled(plain, theta, jax.jit(solution)(theta, A, b), v, A, b)()
         errors = {name: float(np.linalg.norm(run() - truth)) for name, run in runs.items() if name != ESTIMATE}
         known = float(jax.jit(lambda *a: estimate(*a)[1])(*args))
         errors[ESTIMATE] = abs(known - errors[PLAIN])
         times = interleave(runs, budget=1 if quick else 10, least=5 if quick else 15)
         report.tables.append(
-            Table(f"n = {n}", timing_rows(times, errors, PLAIN), "The error of the estimate is its own.")
+            Table(
+                f"n = {n}", timing_rows(times, errors, PLAIN), "The error of `error_estimate` is that of the estimate."
+            )
         )
         report.claims.append(Claim.of_times(f"n = {n}: error_estimate / plain VJP", times, ESTIMATE, PLAIN, 3.0))
         report.claims.append(Claim.of_times(f"n = {n}: polish=1 / plain VJP", times, POLISHED, PLAIN, 2.5))
@@ -36,7 +38,7 @@ def measure(quick: bool) -> Report:
 
 def objective(x, theta, A, b):
     z = A @ x - b
-    # Smooth, and so near to quadratic that Newton's method converges from anywhere.
+    # Smooth, and so close to a quadratic that Newton's method converges from anywhere.
     return 0.5 * jnp.sum(z**2 + jnp.sqrt(1 + z**2)) + 0.5 * jnp.sum(theta * x**2)
 
 

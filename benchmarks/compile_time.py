@@ -1,6 +1,6 @@
-"""Trace plus compile of the VJP, and the first derivative in a fresh process.
+"""The time to trace and compile a VJP, and the time to the first derivative in a fresh process.
 
-The same kind of linear solver on both sides. What users wait for when they try a library is the last table.
+Both libraries use the same kind of linear solver. The last table is what users wait for when they try a library.
 """
 
 from functools import partial
@@ -77,7 +77,7 @@ def _first_derivative(report: Report, rounds: int) -> None:
     for library, found in results.items():
         best = {part: min(run[part] for run in found) for part in ("import_s", "first_s", "peak_mb")}
         rows.append({"what": library, **best})
-    note = "Minimum over fresh processes: seconds to import after jax, and for the first gradient, eager, n = 10."
+    note = "Minimum over fresh processes: seconds to import after jax, and for the first eager gradient, n = 10."
     report.tables.append(Table("first derivative", rows, note))
     ours, jaxopts = rows[0], rows[1]
     report.claims.append(Claim("import after jax, seconds", ours["import_s"], 0.5))

@@ -1,7 +1,7 @@
 """Quadratic programs as layers: value and gradient in all data, beside qpax, cvxpylayers (diffcp) and ProxQP.
 
-A peer with a tolerance or a smoothing gets the loosest power of ten whose gradient is accurate enough; the exact
-gradient is that of the equations of the active set, which Clarabel finds.
+A library with a tolerance or a smoothing parameter gets the loosest power of ten whose gradient is accurate enough. The
+exact gradient comes from the equations of the active set, which Clarabel finds.
 """
 
 import importlib
@@ -39,7 +39,7 @@ class Layers(NamedTuple):
     gradient: np.ndarray
 
     def error(self, gradients: tuple) -> float:
-        """Of a peer's gradients in (P, q, A, b, G, h)."""
+        """The relative error of a competitor's gradients in (P, q, A, b, G, h)."""
         parts = [np.asarray(gradients[i]).reshape(len(self.gradient), -1) for i in (1, 3, 5)]
         return relative_error(np.concatenate(parts, axis=1), self.gradient)
 
@@ -154,7 +154,7 @@ def _qpax(layers: Layers) -> dict[str, Callable[[], Any]]:
 
 
 def _cvxpylayers(layers: Layers) -> dict[str, Callable[[], Any]]:
-    """With the dense derivative: by default it is 6 % off on the single program, silently."""
+    """With the dense derivative, because the default one is 6 % off on the single program, without a warning."""
     cp, module = importlib.import_module("cvxpy"), importlib.import_module("cvxpylayers.jax")
     shapes = [(part.shape[1:] if part.shape[1] else None) for part in (layers.L, *layers.data[1:])]
     L, q, A, b, G, h = (None if shape is None else cp.Parameter(shape) for shape in shapes)
@@ -181,7 +181,7 @@ def _cvxpylayers(layers: Layers) -> dict[str, Callable[[], Any]]:
 
 
 def _proxqp(layers: Layers) -> dict[str, Callable[[], Any]]:
-    """C++, one program after the other, without JAX."""
+    """ProxQP in C++, one program after the other, without JAX."""
     dense = importlib.import_module("proxsuite").proxqp.dense
     P, q, A, b, G, h = layers.data
 
@@ -205,7 +205,7 @@ def _proxqp(layers: Layers) -> dict[str, Callable[[], Any]]:
 
 
 def _loosest(layers: Layers, name: str, make: Callable[[float], Callable]) -> dict[str, Callable[[], Any]]:
-    """The run with the loosest tolerance that is accurate enough; where none is, the most accurate."""
+    """The run with the loosest tolerance that is accurate enough, or the most accurate run if none is."""
     found: dict[float, tuple[float, Callable]] = {}
     for tol in 10.0 ** -np.arange(4, 13):
         run = make(float(tol))

@@ -1,8 +1,9 @@
-"""A hundred quadratic programs of the kinds that are hard: are all solved, and is every derivative right?
+"""A hundred hard quadratic programs: are all of them solved, and is every derivative right?
 
-Badly scaled, redundant, degenerate, linear, sparse, and those of model predictive control, from 5 to 1,000 variables.
-The solution of each is known, because the data are made for it; the derivative is judged by the equations of the active
-set, or, where these are not independent, by differences of solutions, or by a direction in which all moves together.
+The programs are badly scaled, redundant, degenerate, linear, sparse, or come from model predictive control, and have
+5 to 1,000 variables. The solution of each is known, because the data are made for it. The derivative is compared with
+that of the equations of the active set. Where these are not independent, it is compared with differences of
+solutions, or taken along a direction for which it is known in closed form.
 """
 
 import time
@@ -20,12 +21,12 @@ import implicitdiff as idf
 from ._report import Claim, Report, Table, largest
 
 NAMES = "PqAbGh"
-# Variables, equations, inequalities, and how many programs of each kind; one more of some kinds.
+# Variables, equations, inequalities, and the number of programs of each kind; LARGE adds one to some kinds.
 SIZES = [(5, 2, 9, 6), (20, 6, 60, 6), (60, 15, 120, 4), (200, 40, 400, 1)]
 LARGE = {"sparse": (1000, 200, 1500, 1), "badly scaled": (1000, 200, 1500, 1)}
-# States, inputs, steps, and how many.
+# States, inputs, steps, and the number of programs.
 HORIZONS = [(1, 1, 3, 4), (3, 1, 5, 4), (4, 2, 10, 3), (6, 2, 25, 1), (6, 2, 125, 1)]
-# From this many variables on the matrices are given as sparse ones.
+# With at least so many variables, the matrices are sparse.
 SPARSE = 200
 
 
@@ -34,12 +35,12 @@ class Program(NamedTuple):
 
     Attributes:
         data: P, q, A, b, G, h, dense.
-        x: the only solution.
-        multipliers: of equations and inequalities; one choice, where there are several.
+        x: the solution, which is unique.
+        multipliers: of equations and inequalities; one choice if they are not unique.
         unit: (n,) the size of each variable: errors are in these units.
-        tangents: a direction of the data, along which the solution is differentiable.
-        judge: "active set" where its equations are independent; "differences", or "closed form", then x moves by
-            `moved`.
+        tangents: a direction of the data in which the solution is differentiable.
+        judge: how the derivative is checked: "active set" where its equations are independent, "differences", or
+            "closed form", in which case it is `moved`.
         moved: (n,) the derivative along the tangents, in closed form.
     """
 
@@ -73,7 +74,7 @@ def measure(quick: bool) -> Report:
         )
     note = (
         "Largest relative errors of the solution, of its derivative along one direction of all data, and of "
-        "the gradient along that direction. Seconds: solution, forward and reverse mode, compiled."
+        "the gradient along that direction. Seconds are those of solution, forward and reverse mode, compiled."
     )
     report.tables.append(Table("by kind", rows, note))
     total, solved = sum(row["number"] for row in rows), sum(row["solved"] + row["almost"] for row in rows)
@@ -81,12 +82,12 @@ def measure(quick: bool) -> Report:
     errors = [(largest((row["forward"], row["reverse"])), row["error of x"]) for row in checked]
     report.claims.append(Claim("largest error of a derivative", largest(error for error, _ in errors), 1e-3))
     beyond = largest(error / np.maximum(of_x, 1e-8) for error, of_x in errors)
-    report.claims.append(Claim("the same beside the error of x, or 1e-8", beyond, 100))
+    report.claims.append(Claim("largest ratio of this error to that of x, or to 1e-8", beyond, 100))
     return report
 
 
 def all_programs(largest: int):
-    """Pairs of a kind and a program, up to this number of variables."""
+    """Pairs of a kind and a program, for programs of at most so many variables."""
     for kind, make in KINDS.items():
         for n, p, m, count in [*SIZES, *([LARGE[kind]] if kind in LARGE else [])]:
             if n <= largest:
@@ -116,7 +117,7 @@ def check(program: Program, adjoint: idf.Implicit | None = None) -> dict:
         "judge": program.judge,
         "error of x": np.linalg.norm((found.x - program.x) / program.unit) / np.linalg.norm(program.x / program.unit),
         "forward": np.linalg.norm((forward - exact) / program.unit) / size,
-        # Of a number that is the sum of many: in units of what it may be.
+        # The product is a sum of many terms: its error is measured against the largest value it could have.
         "reverse": float(abs(product - cotangent @ exact) / (np.linalg.norm(cotangent * program.unit) * size)),
         "seconds": seconds,
     }
@@ -142,7 +143,7 @@ def _values(data):
 
 
 def to_jax(program: Program, parts: tuple[np.ndarray, ...]) -> list:
-    """Arrays; of large programs the matrices as BCOO, on the pattern that the data and their direction need."""
+    """The parts as JAX arrays; the matrices of large programs as BCOO, on the pattern of data and tangents together."""
     if program.x.size < SPARSE:
         return [jnp.asarray(part) for part in parts]
     result = []
@@ -170,7 +171,7 @@ def of_active_set(program: Program) -> np.ndarray:
 
 
 def by_differences(program: Program, h: float = 2e-3) -> np.ndarray:
-    """Central differences of x: exact while the active set stays, as only vectors move, and x linearly with them."""
+    """Central differences of x; exact, because only vectors move: x is linear in h while the active set stays."""
     ends = []
     for sign in (1, -1):
         moved = [value + sign * h * tangent for value, tangent in zip(program.data, program.tangents, strict=True)]
@@ -184,7 +185,7 @@ def _moved(program: Program) -> np.ndarray:
 
 
 def random_program(n, p, m, random, unit=None, row_unit=None, flat=False, redundant=0, weak=0) -> Program:
-    """Sparse, with fixed, free, bounded and doubly bounded variables, and a given solution.
+    """A sparse program with fixed, free, bounded and doubly bounded variables, and a given solution.
 
     Args:
         n: variables.
@@ -193,9 +194,9 @@ def random_program(n, p, m, random, unit=None, row_unit=None, flat=False, redund
         random: generator.
         unit: (n,) sizes of the variables.
         row_unit: (p + m,) sizes of the rows.
-        flat: whether P is zero, and the solution a vertex.
-        redundant: how many equations, and how many active inequalities, repeat others.
-        weak: how many inequalities are satisfied with equality, and have multiplier zero.
+        flat: whether P is zero, so that the solution is a vertex.
+        redundant: the number of equations, and of active inequalities, that repeat others.
+        weak: the number of weakly active inequalities: satisfied with equality, with multiplier zero.
     """
     unit = np.ones(n) if unit is None else unit
 
@@ -207,7 +208,7 @@ def random_program(n, p, m, random, unit=None, row_unit=None, flat=False, redund
     A, G = rows(p), np.vstack([eye, -eye, rows(m - 2 * len(bounded))])
     A[: p // 3] = _one_each(p // 3, n, random)
     k = len(bounded)
-    # Either bound of a variable can be active, not both.
+    # Only one of the two bounds of a variable can be active.
     candidates = np.concatenate([np.arange(k) + k * random.integers(0, 2, k), np.arange(2 * k, m)])
     active = random.permutation(candidates)
     rest = n - (p - redundant)
@@ -220,25 +221,25 @@ def random_program(n, p, m, random, unit=None, row_unit=None, flat=False, redund
         A[p - redundant :] = mixture @ A[: p - redundant]
         free = np.flatnonzero((lam == 0) & (np.arange(m) >= 2 * k))[:redundant]
         twice = active[: len(free)]
-        # Sums of active rows with the first one: active too, with multipliers of their own.
+        # The sum of an active row and the first one is active as well, and gets a multiplier of its own.
         G[free], slack[free] = G[twice] + G[active[0]], 0
         lam[free] = random.uniform(0.5, 2, len(free))
     free = np.flatnonzero((slack > 0) & (np.arange(m) >= 2 * k))[:weak]
     slack[free] = 0
     L = rows(n // 2) * (not flat)
-    P = L.T @ L  # of rank n / 2 at most: not enough for a solution to be unique
+    P = L.T @ L  # of rank n / 2 at most, so that the solution would not be unique
     if not flat:
         P += 0.1 * np.diag(random.random(n) < 0.7) + 1e-3 * np.eye(n)
     x = random.standard_normal(n)
     data = [P, -P @ x - A.T @ nu - G.T @ lam, A, A @ x, G, G @ x + slack]
     tangents = [random.standard_normal(part.shape) * (part != 0 if part.ndim == 2 else 1) for part in data]
     tangents[0] = tangents[0] + tangents[0].T
-    if redundant:  # only vectors move, and redundant rows as those that they repeat
+    if redundant:  # only vectors move, and redundant rows move like those that they repeat
         tangents[0], tangents[2], tangents[4] = np.zeros_like(P), np.zeros_like(A), np.zeros_like(G)
         dx = random.standard_normal(n)
         tangents[3], tangents[5] = A @ dx, np.where(lam > 0, G @ dx, tangents[5])
     judge, moved = "differences" if redundant else "active set", None
-    if weak:  # all constraints that hold with equality move with x: no kink is met
+    if weak:  # all constraints that hold with equality move with x, so that no kink is met
         judge, moved = "closed form", random.standard_normal(n)
         free = np.where(slack > 0, tangents[5], G @ moved)
         tangents = [np.zeros_like(P), -P @ moved, np.zeros_like(A), A @ moved, np.zeros_like(G), free]
@@ -248,13 +249,13 @@ def random_program(n, p, m, random, unit=None, row_unit=None, flat=False, redund
 
 
 def _one_each(k, n, random) -> np.ndarray:
-    """(k, n) one entry a row, in different columns as long as there are any."""
+    """(k, n) with one entry in each row, in different columns as far as possible."""
     columns = np.resize(random.permutation(n), k)
     return np.eye(n)[columns] * random.choice([-1.0, 1.0], (k, 1))
 
 
 def _independent(A, G, order, count) -> np.ndarray:
-    """Indices of `count` rows of G, the first in this order that are well independent of each other and of A."""
+    """The first `count` rows of G in this order that are well independent of each other and of the rows of A."""
     p, chosen = len(A), []
     basis = np.zeros((p + count, A.shape[1]))
     basis[:p] = np.linalg.qr(A.T)[0].T

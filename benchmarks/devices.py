@@ -1,8 +1,8 @@
-"""Hyper-gradients over 1, 2, 4 and 8 devices of the host, by conjugate gradients: time, memory a device, communication.
+"""Hyper-gradients on 1, 2, 4 and 8 devices of the host: time, memory for each device, and communication.
 
-Every number of devices has a fresh process, for JAX counts its devices once. They share the cores of the machine, so
-that time falls with the cores and not with the devices: what more devices cost is measured against the same problem on
-one device of the same process, in turns.
+Each number of devices gets a fresh process, because JAX counts its devices once. The devices share the cores of the
+machine, so time falls with the number of cores and not with that of devices. The overhead of more devices is measured
+against the same problem on one device of the same process, in turns. The linear solver is conjugate gradients.
 """
 
 import math
@@ -23,24 +23,24 @@ from ._harness import in_new_process, interleave
 from ._report import Claim, Plot, Report, Table, largest, relative_error
 
 FLAG = "--xla_force_host_platform_device_count"
-NOTE = f"""Time is bounded by the {os.cpu_count()} cores, whatever the number of devices; `x one device` is the time
-over that of the same problem on one device of the same process. Gathers and reductions are read off the compiled
-program; `largest` is the number of elements of the largest reduction. Error: against a factorisation in NumPy."""
+NOTE = f"""The {os.cpu_count()} cores bound the time, whatever the number of devices; `x one device` is the ratio to the
+time of the same problem on one device of the same process. Gathers and reductions are counted in the compiled program;
+`largest` is the number of elements of the largest reduction. The error is against a factorisation in NumPy."""
 
 
 def objective(x, log_weights, A, b):
-    """Ridge, a weight for each feature."""
+    """Ridge regression with one weight for each feature."""
     return 0.5 * jnp.mean((A @ x - b) ** 2) + 0.5 * jnp.sum(jnp.exp(log_weights) * x**2)
 
 
 def solve(init, log_weights, A, b):
-    """Conjugate gradients with products alone."""
+    """Solve by conjugate gradients, which need products only."""
     product = lambda v: A.T @ (A @ v) / b.size + jnp.exp(log_weights) * v  # noqa: E731
     return jax.scipy.sparse.linalg.cg(product, A.T @ b / b.size, init, tol=1e-12)[0]
 
 
 def hyper_gradient(log_weights, training, validation):
-    """The loss on other samples, and its gradient in the logarithms of the weights."""
+    """The loss on validation samples, and its gradient in the logarithms of the weights."""
     adjoint = idf.Implicit(linear_solver=idf.krylov.CG())
     condition = idf.optimality.stationary(objective, positive_definite=True)
     ridge = idf.custom_root(condition, adjoint=adjoint)(solve)
@@ -53,7 +53,7 @@ def hyper_gradient(log_weights, training, validation):
 
 
 class Problem(NamedTuple):
-    """Samples in rows, and what lies in shards: "rows" of the data, or its "columns" and with them x."""
+    """Samples in rows; sharded are the "rows" of the data, or its "columns" together with x."""
 
     title: str
     rows: int
@@ -61,20 +61,20 @@ class Problem(NamedTuple):
     split: str
 
     def specs(self) -> tuple[PartitionSpec, PartitionSpec, PartitionSpec]:
-        """Those of x, of A and of b."""
+        """The partition of x, of A and of b."""
         if self.split == "rows":
             return PartitionSpec(), PartitionSpec("i"), PartitionSpec("i")
         return PartitionSpec("i"), PartitionSpec(None, "i"), PartitionSpec()
 
     def arguments(self) -> tuple:
-        """Weights, training and validation samples: Gaussian, the largest singular value about the root of the rows."""
+        """Weights, training and validation samples: Gaussian, with a largest singular value of about sqrt(rows)."""
         random, n = np.random.default_rng(0), self.columns
         samples = lambda: random.standard_normal((self.rows, n)) / np.sqrt(max(1, n / self.rows))  # noqa: E731
         sets = ((A, A @ np.full(n, n**-0.5) + random.standard_normal(self.rows)) for A in (samples(), samples()))
         return np.linspace(-1, 1, n), *sets
 
     def exact(self, log_weights, training, validation) -> tuple[float, np.ndarray]:
-        """What `hyper_gradient` returns, by a factorisation of the smaller of the two Gram matrices."""
+        """The exact result of `hyper_gradient`, by a factorisation of the smaller of the two Gram matrices."""
         (A, b), (Av, bv), weights = training, validation, np.exp(log_weights)
 
         def inverse(v):  # of A'A / m + diag(weights)
@@ -89,7 +89,7 @@ class Problem(NamedTuple):
 
 
 def on_devices(count: int, budget: float, problems: list[list]) -> dict:
-    """Each problem over `count` devices and, in turns, on one of them alone; for a fresh process."""
+    """Each problem on `count` devices and, in turns, on one of them; to be run in a fresh process."""
     jax.config.update("jax_enable_x64", True)
     return dict(found=[_on_devices(count, budget, Problem(*problem)) for problem in problems])
 
@@ -145,7 +145,7 @@ def _collectives(program: str, kind: str) -> list[int]:
 
 @contextmanager
 def _host_devices(count: int) -> Iterator[None]:
-    """For the processes started inside; JAX has read the variable here before."""
+    """Give processes that are started inside so many devices; this process has read the variable already."""
     before = os.environ.get("XLA_FLAGS")
     kept = [flag for flag in (before or "").split() if not flag.startswith(FLAG)]
     os.environ["XLA_FLAGS"] = " ".join([*kept, f"{FLAG}={count}"])
@@ -171,7 +171,7 @@ def measure(quick: bool) -> Report:
         with _host_devices(count):
             found = in_new_process(on_devices, count, 0.5 if quick else 2, problems)["found"]
         for problem, rows in zip(problems, found, strict=True):
-            # The first process also stands for one device.
+            # The first process gives the row for one device.
             tables.setdefault(problem.title, []).extend(rows if count == counts[0] else rows[-1:])
     claims = [claim for title, rows in tables.items() for claim in _claims(title, rows)]
     return Report([Table(title, rows, NOTE) for title, rows in tables.items()], claims, _plots(tables))

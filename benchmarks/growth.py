@@ -1,8 +1,8 @@
 """Time and memory of one derivative as problems grow: unknowns, parameters, batches, right-hand sides.
 
-The default chooses its method by size: a factorisation up to n = 400, then a Krylov method in n / 4 products with a
-factorisation where these are not enough, beyond n = 8192 a Krylov method alone. Both sides of each limit are measured,
-and the default is held against the best of our methods named explicitly, on problems that suit it and that do not.
+The default method depends on the size: a factorisation up to n = 400; then a Krylov method with n / 4 products, and a
+factorisation if these are not enough; beyond n = 8192 a Krylov method alone. Both sides of each limit are measured, and
+the default is compared with the best of our methods named explicitly, on problems that suit it and on others.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +26,8 @@ from ._ridge import by_hand, ours, ridge, with_jaxopt, with_optimistix
 
 theirs = jaxopt.linear_solve
 CG, CHOLESKY = idf.krylov.CG(), lx.Cholesky()
-LONGEST = 24  # rows of a table that a page shows; longer ones are drawn
-TOL = 1e-12  # for peers' Krylov methods, which have no tolerance of their own that follows the precision
+LONGEST = 24  # rows; the numbers of longer tables are shown in figures
+TOL = 1e-12  # for the Krylov methods of other libraries, whose default tolerance does not depend on the dtype
 
 DENSE: dict[str, Callable] = {
     "ours, default": ours,
@@ -46,13 +46,13 @@ Names = tuple[str, ...]
 
 
 class Loop(NamedTuple):
-    """Calls that Python makes one after the other, not compiled as a whole."""
+    """Calls that Python makes one after the other; they are not compiled as a whole."""
 
     call: Callable[[], Any]
 
 
 class Case(NamedTuple):
-    """One size: the derivatives, functions of args or loops, and the exact value."""
+    """One size: the derivatives, as functions of args or as loops, and the exact value."""
 
     size: int
     args: tuple
@@ -61,7 +61,7 @@ class Case(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """The sizes of one plot; with `each` a size is a number of equal problems, and time is shown for one of them."""
+    """The sizes of one plot. With `each`, a size is a number of equal problems, and time is given for one of them."""
 
     name: str
     axis: str
@@ -114,14 +114,14 @@ def _quick() -> Iterator[Sweep]:
 
 
 def _measure(sweep: Sweep, budget: float) -> Report:
-    """All sizes: a table, the default against the best method named, plots of time and memory."""
+    """Measure all sizes: a table, the default against the best method named, and plots of time and memory."""
     unit, scale = ("microseconds for each", 1e6) if sweep.each else ("milliseconds", 1e3)
     rows: list[dict[str, Any]] = []
     against: list[dict[str, Any]] = []
     seconds: dict[str, tuple] = {}
     memory: dict[str, tuple] = {}
     medians: list[dict[str, float]] = []
-    for case in (make() for make in sweep.cases):  # one after the other: the largest have much data
+    for case in (make() for make in sweep.cases):  # made one after the other, because the largest hold much data
         temporary: dict[str, float] = {}
         runs, missing = ready({name: name for name in case.derivatives}, partial(_start, case, temporary))
         errors = {what: relative_error(run(), case.exact) for what, run in runs.items() if what != PRODUCT}
@@ -188,7 +188,7 @@ def _vjp(solver: Callable) -> Callable:
 
 
 def _curve(n: int, parameters: int, names: Names, stiffness: float = 10.0) -> Case:
-    """A smooth curve near b: A is tridiagonal, and theta gives the weight of each unknown."""
+    """Fit a smooth curve to b: A is tridiagonal, and theta gives the weight of each unknown."""
     problem = _large.curve(n, parameters, stiffness)
     v = np.random.default_rng(1).standard_normal(n)
 
@@ -222,10 +222,10 @@ def _curve(n: int, parameters: int, names: Names, stiffness: float = 10.0) -> Ca
         "jaxopt, default": with_jaxopt(),
         "optimistix, default": _vjp(with_optimistix),
     }
-    # The first forms the matrix, the others take too long.
+    # The first forms the matrix; the others take too long.
     largest = {"optimistix, default": 2000, "jaxopt, default": 100_000, "ours, not told": 100_000}
     derivatives: dict[str, Callable | Loop] = {name: makers[name] for name in names if n <= largest.get(name, n)}
-    # Parameter k is in weight k mod n, whose derivative this is.
+    # Parameter k contributes to weight k mod n.
     exact = np.resize(problem.vjp(v), parameters) * np.exp(problem.theta) / -(-parameters // n)
     return Case(parameters, (*problem.args, jnp.asarray(v)), exact, derivatives)
 
@@ -236,7 +236,7 @@ def _dense(n: int, names: Names) -> Case:
 
 
 def _batch(size: int, names: Names) -> Case:
-    """Problems of n = 10 at once: by vmap, in chunks of 256, and one after the other in Python."""
+    """Problems with n = 10: at once by vmap, in chunks of 256, and one after the other in Python."""
     problem = ridge(10, batch=(size,))
     derivatives = _made(lambda solver: jax.vmap(_vjp(solver)), names)
     one = _vjp(ours())

@@ -1,6 +1,6 @@
-"""Accuracy by default on random systems of condition 1e2 to 1e8.
+"""Accuracy with default settings on random systems with condition numbers from 1e2 to 1e8.
 
-A derivative may be NaN where the precision does not suffice, never a number that is far off.
+A derivative may be NaN where the precision does not suffice, but never a number that is far off.
 """
 
 from functools import partial
@@ -43,8 +43,9 @@ def measure(quick: bool) -> Report:
             for condition in CONDITIONS[:: 3 if quick else 1]:
                 rows += [_row(n, seeds, condition, symmetric, competitors, dtype, unit) for symmetric in (True, False)]
         note = (
-            "Largest finite error of the VJP over two spectra, two right-hand sides (random, and one whose "
-            "solution is random) and the seeds. Worst: of ours. NaN: how many of ours."
+            "Largest finite error of the VJP over two spectra, two right-hand sides (random, and one whose solution is "
+            "random) and the seeds. `told`: our solver knows that the matrix is positive definite; `worst` is the "
+            "largest error of ours, and `NaN` counts the derivatives that ours refused."
         )
         name = dtype.__name__
         told = [row for row in rows if "worst" in row]
@@ -84,7 +85,7 @@ def _row(n, seeds, condition, symmetric, competitors, dtype, unit) -> dict:
         **{name: max((e for e in errors.get(name, ()) if not np.isnan(e)), default="") for name in competitors},
     }
     if np.all(np.isnan(ours)):
-        return row  # no error to tell
+        return row  # there is no error to report
     worst = float(np.nanmax(ours))
     return row | {"worst": worst, f"/ condition x {unit:g}": worst / condition / unit}
 

@@ -1,6 +1,6 @@
-"""Implicit beside unrolled derivatives, against the number of iterations of the solver: time, memory and error.
+"""Implicit and unrolled derivatives against the number of iterations of the solver: time, memory and error.
 
-Everybody runs the same gradient descent, a fixed number of steps that no tolerance cuts short.
+All competitors run the same gradient descent for a fixed number of steps.
 """
 
 from collections.abc import Callable
@@ -13,17 +13,18 @@ from ._descent import CLASS_UNROLLED, IMPLICIT, PLAIN, PROBLEMS, UNROLLED, Probl
 from ._harness import Times, in_new_process, interleave, ready
 from ._report import Claim, Plot, Report, Table, relative_error
 
-# What needs more is compiled and its memory reported, but not run.
+# Bytes. A program that needs more is compiled, and its memory reported, but it is not run.
 LARGEST = 2 * 2**30
 
-NOTE = f"""Both: solution and derivative in one compiled program, which needs the temporary memory; above
-{LARGEST / 2**30:g} GB it is not run. Derivative: the reverse pass alone, after a solve that left it what it needs.
-From 400 unknowns on `ours, implicit` reserves memory for a matrix, in case conjugate gradients do not converge; naming
-them, as `by CG` does, avoids that. Optimistix is told the sign and uses them too, to 1e-12."""
+NOTE = f"""`both` is one compiled program for solution and derivative, to which the temporary memory belongs; it is not
+run if it needs more than {LARGEST / 2**30:g} GB. `derivative` is the reverse pass alone, after a solve that has stored
+what it needs. With more than 400 unknowns, `ours, implicit` reserves memory for a matrix in case conjugate gradients do
+not converge; naming conjugate gradients, as `by CG` does, avoids that. Optimistix is told that the matrix is negative
+semidefinite and also uses conjugate gradients, to 1e-12."""
 
 
 class Programs(NamedTuple):
-    """Solution and derivative as one compiled program; a maker of the derivative alone, which keeps what it needs."""
+    """Solution and derivative as one compiled program, and a function that prepares the derivative alone."""
 
     both: Callable[[], Any]
     derivative: Callable[[], Callable[[], Any]]
@@ -52,7 +53,7 @@ def programs(run: Callable, args: tuple) -> Programs:
 
 
 def alone(name: str, iterations: int) -> dict:
-    """Solve the smoothing problem and differentiate it once; for a fresh process."""
+    """Solve the smoothing problem and differentiate it once; to be run in a fresh process."""
     jax.config.update("jax_enable_x64", True)
     problem = PROBLEMS["smoothing"]()
     jax.block_until_ready(programs(competitors(problem, iterations)[name], problem.args).both())
@@ -60,11 +61,11 @@ def alone(name: str, iterations: int) -> dict:
 
 
 class Sweep(NamedTuple):
-    """A row for each competitor and number of iterations; `last` are the times of the largest one."""
+    """A row for each competitor and number of iterations; `last` holds the times of the largest number."""
 
     rows: list[dict[str, Any]]
     last: dict[str, Times]
-    growth: Times  # of the implicit derivative alone, the numbers of iterations in turns
+    growth: Times  # times of the implicit derivative alone, the numbers of iterations in turns
 
 
 def sweep(problem: Problem, counts: tuple[int, ...], names: tuple[str, ...] | None, budget: float) -> Sweep:
@@ -127,7 +128,7 @@ def plots(problem: str, rows: list[dict[str, Any]]) -> list[Plot]:
 
 
 def _claims(problem: str, counts: tuple[int, ...], found: Sweep) -> list[Claim]:
-    """The implicit derivative is the same for any number of iterations, the unrolled one what a plain scan gives."""
+    """The implicit derivative costs the same after any number of iterations, the unrolled one as a plain scan does."""
     few, many = next(count for count in counts if count >= 100), counts[-1]
     memory = {(row["what"], row["iterations"]): row["temporary MB"] for row in found.rows if "temporary MB" in row}
     head = f"{problem}, {many} / {few} iterations: implicit"
@@ -152,7 +153,7 @@ def _peaks() -> tuple[Table, Claim]:
         rows.append(
             {"what": name, "MB, 100 iterations": peaks[0], "MB, 10,000": peaks[1], "ratio": peaks[1] / peaks[0]}
         )
-    table = Table("smoothing: peak of a fresh process", rows, "Resident memory, Python and JAX included.")
+    table = Table("smoothing: peak of a fresh process", rows, "Resident memory, including Python and JAX.")
     return table, Claim("smoothing, 10,000 / 100 iterations: implicit, peak of the process", rows[0]["ratio"], 1.05)
 
 

@@ -44,7 +44,7 @@ def measure(quick: bool) -> Report:
             runs, missing = ready(competitors, partial(_run, derivative, problem.args[:4]))
             errors = {name: relative_error(run(), jacobian) for name, run in runs.items()}
             times = interleave(runs, budget=1 if quick else 10, least=3 if quick else 9, missing=missing)
-            note = "" if mode == "jacrev" else "JAXopt and the rule by hand are custom_vjp: they have no forward mode."
+            note = "" if mode == "jacrev" else "JAXopt and the rule by hand use custom_vjp and have no forward mode."
             table = Table(f"{mode}, n = {n}", timing_rows(times, errors, "ours, default"), note)
             report.tables.append(table)
             if n == 200 and mode == "jacrev":

@@ -1,10 +1,10 @@
-"""The cost of a derivative in products with the Jacobian of F: what no matrix-free method can go below.
+"""The cost of a derivative in products with the Jacobian of F, which no matrix-free method can do without.
 
-A matrix-free linear solve is products with A = dF/dx, as many as the method takes, and whatever else it does. The unit
-is one product as it runs inside of a solve: a chain of them in one compiled loop, divided by their number. A
-derivative that costs 1 in units of its own products does nothing else. Where a product is as cheap as adding vectors
-nothing can come near 1: there the mark is the same method written by hand, with the same number of products, no
-check of the result and no convergence test. JAXopt's CG, GMRES and BiCGStab are those of `jax.scipy.sparse.linalg`.
+A matrix-free linear solve consists of products with A = dF/dx and of vector operations. The unit of time is one product
+as it runs inside a solve, measured by a chain of products in one compiled loop. A derivative whose time is 1 in units
+of its own products does nothing but multiply. Where a product is as cheap as adding vectors, no method can come close
+to 1; the yardstick is then the same method written by hand with the same number of products, without any check of the
+result and without a convergence test. JAXopt's CG, GMRES and BiCGStab are those of `jax.scipy.sparse.linalg`.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from ._report import Claim, Report, Table, relative_error
 
 TOL = 1e-10
 RESTART = 40
-CHAIN = 16  # products in the loop that the unit is taken from
+CHAIN = 16  # products in the loop that gives the unit
 TARGET = 1.15
 
 
@@ -39,14 +39,14 @@ def measure(quick: bool) -> Report:
 
 
 def problems(quick: bool) -> list[Large]:
-    """One dense and one sparse that are symmetric, one of each that is not; in a quick run one, smaller."""
+    """A dense and a sparse problem that are symmetric, and one of each that is not; in a quick run, a small one."""
     if quick:
         return [_large.dense(10_000, 20)]
     return [_large.dense(100_000, 60), _large.smoothing(400), _large.advection(320), _large.fixed_point(100_000, 40)]
 
 
 class Tally:
-    """Counts the products of a solve, at run time."""
+    """Counts the products of a solve while it runs."""
 
     def __init__(self):
         self.count = 0
@@ -63,14 +63,14 @@ class Tally:
 
 
 def methods(problem: Large) -> dict[str, Any]:
-    """Our methods for a problem, the one that is chosen by default first."""
+    """Our methods for a problem, first the one that is the default."""
     if problem.symmetric:
         return {"CG": idf.krylov.CG}
     return {"BiCGStab": idf.krylov.BiCGStab, "GMRES": partial(idf.krylov.GMRES, restart=RESTART)}
 
 
 def competitors(problem: Large, transpose: bool, tally: Tally | None, steps: dict[str, int]) -> dict[str, Callable]:
-    """Derivatives (v, x, theta, *data) -> product of v with the Jacobian; with a tally they count their products."""
+    """Derivatives (v, x, theta, *data) -> product of v with the Jacobian; with a tally, they count their products."""
 
     def ours(linear_solver):
         return _derivative(problem.attach(idf.Implicit(linear_solver=linear_solver)), transpose)
@@ -81,14 +81,14 @@ def competitors(problem: Large, transpose: bool, tally: Tally | None, steps: dic
     def with_jaxopt(solve):
         if tally is not None:
             solve = partial(_counted, solve, tally)
-        if transpose:  # a custom_vjp: it has no forward mode, but a function beside it
+        if transpose:  # JAXopt uses a custom_vjp, which has no forward mode; it has a function for it
             return _derivative(jaxopt.implicit_diff.custom_root(problem.F, solve=solve)(_given), transpose)
         return lambda v, x, theta, *data: jaxopt.implicit_diff.root_jvp(
             lambda x, theta: problem.F(x, theta, *data), x, (theta,), (v,), solve=solve
         )
 
     known = methods(problem)
-    # More than 8192 unknowns: the default takes the products of its method at the method's own tolerance.
+    # With more than 8192 unknowns, the default is its Krylov method at the tolerance of that method.
     result = {"ours, default": ours(_counting(next(iter(known.values()))(), tally) if tally else None)}
     result |= {f"ours, {name}": ours(_counting(method(rtol=TOL), tally)) for name, method in known.items()}
     result |= {f"by hand, {name}": by_rule(MINIMAL[name](steps.get(name, 1))) for name in known}
@@ -103,7 +103,7 @@ MINIMAL = {
 }
 THEIRS = {
     True: {"jaxopt, CG": theirs.solve_cg},
-    # GMRES by itself finishes every restart; "incremental" may stop within one. Now the one is faster, now the other.
+    # "batched" finishes every restart, "incremental" may stop within one; neither is always faster.
     False: {
         "jaxopt, BiCGStab": theirs.solve_bicgstab,
         "jaxopt, GMRES": partial(theirs.solve_gmres, restart=RESTART),
@@ -139,10 +139,10 @@ def _counted(solve: Callable, tally: Tally, product: Callable, b: Any) -> Any:
 
 
 def _counts(problem: Large, transpose: bool, args: tuple) -> dict[str, int]:
-    """Products that each competitor takes, the check of the result included."""
+    """The number of products that each competitor takes, including the check of the result."""
     tally, counts = Tally(), dict[str, int]()
     for name, f in competitors(problem, transpose, tally, {}).items():
-        if name.startswith("by hand"):  # as many as ours, without the one of the check
+        if name.startswith("by hand"):  # as many as ours, without the check of the result
             counts[name] = counts[name.replace("by hand", "ours")] - 1
             continue
         tally.count = 0

@@ -1,4 +1,4 @@
-"""What the progress bar of a solver costs, on a long run."""
+"""The cost of the progress bar of a solver on a long run."""
 
 import contextlib
 import io
@@ -22,13 +22,13 @@ def measure(quick: bool) -> Report:
         return 0.5 * jnp.sum((A @ x - b) ** 2) + 0.5 * weight * jnp.sum(x**2)
 
     def run(progress: bool):
-        # tol=0: all steps are taken, with and without the bar the same.
+        # With tol=0 all steps are taken, both with and without the bar.
         solver = idf.solvers.GradientDescent(f, 0.1, maxiter=steps, tol=0.0, progress=progress)
         jitted = jax.jit(lambda x: solver.run(x, 1e-3)[0])
 
         def call():
             x = jitted(np.zeros(n)).block_until_ready()
-            jax.effects_barrier()  # the bar is closed
+            jax.effects_barrier()  # waits until the bar is closed
             return x
 
         return call

@@ -1,6 +1,6 @@
-"""Projections and their VJP, beside JAXopt and Optax, and the VJP of iterating projections beside their forward pass.
+"""Projections and their VJP beside JAXopt and Optax, and the VJP of iterative projections beside their forward pass.
 
-A VJP is measured with its forward pass, as it is called: `jax.vjp(project, v)[1](u)`.
+A VJP is timed together with its forward pass: `jax.vjp(project, v)[1](u)`.
 """
 
 import itertools
@@ -25,7 +25,7 @@ SIZES = {"n = 10": (10,), "n = 1,000": (1000,), "n = 100,000": (100_000,), "4096
 MATRICES = {"10 x 10": (10, 10), "300 x 300": (300, 300), "4096 of 10 x 10": (4096, 10, 10)}
 SECTION = (0.0, 1.0, 1.0)
 
-# Ours takes batches as they come, the peers' are mapped.
+# Our projections take batches; those of the others are mapped by vmap.
 VECTORS: dict[str, tuple[Callable, dict[str, Callable]]] = {
     "simplex": (
         projection.simplex,
@@ -87,7 +87,9 @@ def compare(
         errors = {label: relative_error(run(), reference) for label, run in runs.items()}
         times = interleave(runs, budget, least=5, missing=missing)
         title = f"{name}, {size}, {what}"
-        report.tables.append(Table(title, timing_rows(times, errors, "ours"), "The error is the distance to ours."))
+        report.tables.append(
+            Table(title, timing_rows(times, errors, "ours"), "The error is the relative distance to our result.")
+        )
         report.claims.extend([Claim.of_times(f"{title}: ours / {peer}", times, "ours", peer, 1.1) for peer in peers])
 
 
@@ -112,7 +114,7 @@ ITERATING = {
 
 
 def beside_forward(report: Report, name: str, project: Callable, v: np.ndarray, budget: float) -> None:
-    """VJP over forward pass: what remembers and transposes iterations costs much more than 2."""
+    """The ratio of VJP to forward pass; a VJP that stores and transposes iterations would take much more than 2."""
     u = np.random.default_rng(1).normal(size=v.shape)
     runs = {"forward": compiled(_forward(project), v, u), "VJP": compiled(_vjp(project), v, u)}
     times = interleave(runs, budget, least=5)
@@ -121,7 +123,7 @@ def beside_forward(report: Report, name: str, project: Callable, v: np.ndarray, 
 
 
 def _second_order(v: jax.Array) -> jax.Array:
-    """JAXopt has no second-order cone: the formula instead, with a NaN derivative where z = 0."""
+    """JAXopt has no second-order cone; this is the formula, whose derivative is NaN at z = 0."""
     t, z = v[0], v[1:]
     norm = jnp.linalg.norm(z)
     boundary = (t + norm) / 2 * jnp.append(1.0, z / norm)
@@ -129,6 +131,6 @@ def _second_order(v: jax.Array) -> jax.Array:
 
 
 def _spectral(V: jax.Array) -> jax.Array:
-    """JAXopt has no semidefinite cone: what one writes instead, with a NaN derivative at repeated eigenvalues."""
+    """JAXopt has no semidefinite cone; this is the usual formula, whose derivative is NaN at repeated eigenvalues."""
     values, Q = jnp.linalg.eigh(V)
     return (Q * jnp.maximum(values, 0)) @ Q.T

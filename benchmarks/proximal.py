@@ -1,7 +1,7 @@
-"""The derivative of a lasso solution (p = 2,000, 200 selected), and of its rival on the simplex.
+"""The derivative of a lasso solution (p = 2,000, 200 selected), and of least squares on the simplex.
 
-JAXopt solves with a matrix that is not symmetric by the normal equations; here the same system is symmetric on what
-the proximal operator lets through.
+JAXopt solves the system, whose matrix is not symmetric, by the normal equations. This library uses that the system is
+symmetric on the range of the Jacobian of the proximal operator.
 """
 
 from collections.abc import Callable
@@ -98,7 +98,7 @@ def _least_squares(X):
 
 
 def lasso(m: int, p: int, k: int) -> Problem:
-    """The weight is the one at which about k coefficients are selected; x from scikit-learn."""
+    """The lasso with a weight for which about k coefficients are selected; x is computed by scikit-learn."""
     X, y, v, stepsize = _data(m, p, k)
     low, high = 1e-4, np.max(np.abs(X.T @ y))
     for _ in range(12):
@@ -116,7 +116,7 @@ def lasso(m: int, p: int, k: int) -> Problem:
 
 
 def simplex(m: int, p: int, k: int) -> Problem:
-    """The scale of the simplex is most of what the coefficients sum to; x by accelerated projected gradient."""
+    """Least squares on a simplex of 0.8 times the sum of the coefficients; x by accelerated projected gradient."""
     X, y, v, stepsize = _data(m, p, k)
     scale = 0.8 * k
     T = idf.optimality.projected_gradient(_least_squares(X), idf.projection.simplex, stepsize)
@@ -132,7 +132,7 @@ def simplex(m: int, p: int, k: int) -> Problem:
         return jax.lax.fori_loop(0, 6000, step, (start, start))[0]
 
     S = np.flatnonzero(np.asarray(solve()))
-    # On its support x solves a linear system, which gives it to full precision.
+    # On its support x solves a linear system, which determines it to full precision.
     G, one = X[:, S], np.ones((S.size, 1))
     saddle = np.block([[G.T @ G, one], [one.T, np.zeros((1, 1))]])
     x = np.zeros(p)

@@ -1,7 +1,7 @@
-"""Solvers to a given accuracy, and their hyper-gradients, beside JAXopt's of the same name.
+"""Solvers and their hyper-gradients, to a given accuracy, beside JAXopt's solvers of the same name.
 
-Each competitor stops by its own test; its tolerance is the loosest power of ten whose solution is accurate enough.
-A first call is what one waits for once: tracing, compiling and one run.
+Each competitor stops by its own criterion, with the loosest power of ten as tolerance whose solution is accurate
+enough. The time of a first call includes tracing, compilation and one run.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ MAXITER = 40_000
 
 
 class Problem(NamedTuple):
-    """A start, the problem's data, its exact solution, and makers of solvers by tolerance."""
+    """A starting point, the data, the exact solution, and functions that make a solver with a given tolerance."""
 
     init: np.ndarray
     args: tuple
