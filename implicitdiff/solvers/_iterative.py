@@ -17,6 +17,7 @@ from .._program import compiled_call
 from .._root import as_root, attach
 from .._varying import check_varies, while_loop
 from ._progress import Progress
+from ._state import floating as floating
 
 
 class State(Protocol):
@@ -126,13 +127,3 @@ class IterativeSolver:
         # A loop of fixed length: JAX has no reverse mode through a while_loop.
         x, state = lax.scan(body, start, None, length=self.maxiter)[0]
         return x, stop(state)
-
-
-def floating(tree: PyTree) -> PyTree:
-    """The pytree with floating-point arrays for leaves."""
-
-    def array(leaf):
-        leaf = jnp.asarray(leaf)
-        return leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf.astype(jnp.result_type(float))
-
-    return jax.tree.map(array, tree)

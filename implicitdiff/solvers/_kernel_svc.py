@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -28,8 +29,14 @@ def kernel(parameter: Callable[[str], Any], settings: dict, X: Float[Array, "n p
         gamma = 1 / X.shape[1] if gamma == "auto" else 1 / (X.shape[1] * jnp.var(X))
     if name == "poly":
         return lambda A, B: (gamma * (A @ B.T) + parameter("coef0")) ** int(settings["degree"])
-    squares = lambda A: jnp.sum(A**2, axis=-1)  # noqa: E731
-    return lambda A, B: jnp.exp(-gamma * (squares(A)[:, None] - 2 * A @ B.T + squares(B)))
+    # Only differences matter: |a|^2 - 2 ab + |b|^2 of samples far from zero would lose their digits.
+    mean = jax.lax.stop_gradient(jnp.mean(X, axis=0))
+
+    def squared_distances(A: Array, B: Array) -> Array:
+        A, B = A - mean, B - mean
+        return jnp.sum(A**2, axis=-1)[:, None] - 2 * A @ B.T + jnp.sum(B**2, axis=-1)
+
+    return lambda A, B: jnp.exp(-gamma * squared_distances(A, B))
 
 
 def svc(parameter: Callable, settings: dict) -> Condition:
@@ -45,9 +52,12 @@ def svc(parameter: Callable, settings: dict) -> Condition:
         u, b = model
         slack = 8 * jnp.finfo(X.dtype).eps * jnp.abs(bound)
         free = (slack < s * u) & (s * u < jnp.abs(bound) - slack)
-        end = jnp.where(2 * s * u > jnp.abs(bound), bound, 0.0)
-        settled = jnp.where(free, u, end)
         K = kernel(lambda name: parameter(given, name), settings, X)(X, X)
+        # Both bounds of a sample without weight are zero: were it to get one, its margin would choose.
+        inside = s * (K @ jax.lax.stop_gradient(u) + b) < 1
+        at_end = jnp.where(bound == 0, inside, 2 * s * u > jnp.abs(bound))
+        end = jnp.where(at_end, bound, 0.0)
+        settled = jnp.where(free, u, end)
         return KernelModel(jnp.where(free, K @ settled + b - s, u - end), jnp.sum(settled))
 
     return Condition(F, "sklearn", symmetric=True, is_root=True)

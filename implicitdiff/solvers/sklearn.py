@@ -1,30 +1,27 @@
 """The fit of a scikit-learn estimator as a differentiable solver."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from .. import prox
 from .._adjoint import Adjoint
 from .._decorators import stop
 from .._host import host_solver
+from .._program import compiled_call
 from .._root import as_root, attach
 from ..optimality._condition import Condition
-from ..optimality.stationary import gradient
-from . import _kernel_svc
+from . import _kernel_svc, _linear_models
 from ._kernel_svc import KernelModel
-
-
-class LinearModel(NamedTuple):
-    """Coefficients (p,) and intercept () of a fit, or (k, p) and (k,) for k outputs or classes; None: no intercept."""
-
-    coef: Any
-    intercept: Any
+from ._linear_models import Coordinates, LinearModel, in_coordinates, predict
+from ._state import Result, State, floating, solved_to
+from ._unconverged import OnUnconverged, check_policy, settle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,48 +31,86 @@ class SklearnSolver:
     Attributes:
         estimator: the estimator, never changed: each fit is one of a clone.
         adjoint: how the derivative is computed.
+        on_unconverged: what happens where scikit-learn did not converge; see `sklearn_solver`.
     """
 
     estimator: Any
     adjoint: Adjoint | None = None
+    on_unconverged: OnUnconverged = "warn"
 
-    def run(
-        self, X: Float[Array, "n p"], y: Array, parameters: dict[str, Any] | None = None
-    ) -> tuple[LinearModel | KernelModel, dict[str, Array]]:
-        """Fit to (X, y).
+    def run(self, X: Float[Array, "n p"], y: Array, parameters: dict[str, Any] | None = None) -> Result:
+        """Fit to (X, y), in float64 whatever the dtype of X.
 
         Args:
             X: samples.
-            y: targets, or integer labels of classes 0, 1, ...
+            y: targets, or integer labels of classes 0, 1, ...; of shape (n,), (n, 1), or (n, k) for k targets.
             parameters: numbers that replace those of the estimator (`alpha`, `l1_ratio`, `C`, `gamma`, `coef0`), and
                 `sample_weight`.
 
         Returns:
             (model, state): a `LinearModel`, of SVC a `KernelModel`, differentiable in X, in real y and in the
-            parameters, and a dictionary with scikit-learn's number of iterations (0 where it has none).
+            parameters; and `state.iteration`, scikit-learn's number of iterations (0 where it has none), `state.error`,
+            the norm of the condition's residual relative to that of a model of zeros, and `state.converged`, whether
+            scikit-learn did not warn or the error is small all the same.
+
+        Raises:
+            ValueError: labels that are not 0, 1, ...; parameters that the estimator does not have.
+            RuntimeError: the fit did not converge, with `on_unconverged="raise"`.
         """
-        model, state, F, args = self.solved(X, y, parameters)
-        return attach(F, model, args, {}, self.adjoint), state
+        found, state, at, F, args = self._fitted(X, y, parameters)
+        found = attach(F, found, args, {}, self.adjoint)
+        return Result(found if at is None else at.leave(found), state)
 
     def solved(
         self, X: Float[Array, "n p"], y: Array, parameters: dict[str, Any] | None = None
-    ) -> tuple[LinearModel | KernelModel, dict[str, Array], Callable, tuple]:
+    ) -> tuple[LinearModel | KernelModel, State, Callable, tuple]:
         """(model, state, F, args) with F(model, *args) = 0; nothing is attached to the model."""
+        found, state, at, F, args = self._fitted(X, y, parameters)
+        if at is None:
+            return found, state, F, args
+        entered = lambda model, X, y, given: F(cast(Any, self._coordinates(X)).enter(model), X, y, given)  # noqa: E731
+        return at.leave(found), state, entered, args
+
+    def _coordinates(self, X: Array) -> Coordinates | None:
+        name = type(self.estimator).__name__
+        # The penalty of LinearSVC on its intercept is not one on the value of the model at the mean.
+        centred = name not in ("SVC", "LinearSVC") and self.estimator.fit_intercept
+        return None if name == "SVC" else Coordinates.of(X, centred)
+
+    def _fitted(self, X: Array, y: Array, parameters: dict[str, Any] | None):
+        """The fit in standardised coordinates, its state, the coordinates, F in them, and the arguments of F."""
         parameters = self._given(parameters)
         kind, settings = _KINDS[type(self.estimator).__name__], self.estimator.get_params()
+        if np.ndim(y) == 2 and np.shape(y)[1] == 1:
+            y = y.reshape(-1) if isinstance(y, jax.Array) else cast(Any, np.reshape(y, -1))
         classes = self._classes(y) if kind.labels else 0  # of y as it is: under jit jnp.asarray would trace it
-        X, y = jnp.asarray(X), jnp.asarray(y)
+        X = floating(X)
+        y = jnp.asarray(y) if kind.labels else jnp.asarray(y, X.dtype)
         width = y.shape[1:] if not kind.labels else ((classes,) if classes > 2 else ())
+        at = self._coordinates(X)
         shape: Any
-        if "kernel" in settings:
+        if at is None:
             shape = KernelModel(jax.ShapeDtypeStruct(X.shape[:1], X.dtype), jax.ShapeDtypeStruct((), X.dtype))
         else:
             intercept = jax.ShapeDtypeStruct(width, X.dtype) if self.estimator.fit_intercept else None
             shape = LinearModel(jax.ShapeDtypeStruct((*width, X.shape[1]), X.dtype), intercept)
-        fit = host_solver(self._fit, (shape, jax.ShapeDtypeStruct((), jnp.int32)))
-        model, iterations = fit(*stop((X, y, parameters)))
-        F = as_root(kind.condition(self._parameter, settings))
-        return stop(model), {"iteration": iterations}, F, (X, y, parameters)
+        scalars = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.bool_)
+        fit = host_solver(self._fit, (shape, *scalars))
+        model, iterations, silent = stop(fit(*stop((X, y, parameters)), at))
+        inside = kind.condition(self._parameter, settings)
+        F = as_root(inside if at is None else in_coordinates(inside, self._coordinates))
+
+        def relative_residual(model, *args):
+            size = lambda model: jnp.linalg.norm(ravel_pytree(F(model, *args))[0])  # noqa: E731
+            here = size(model)
+            return jnp.where(here == 0, 0.0, here / jnp.maximum(size(jax.tree.map(jnp.zeros_like, model)), here))
+
+        args = (X, y, parameters)
+        error = stop(compiled_call(relative_residual, model, *stop(args)))
+        state = State(iterations, error, silent | (error <= solved_to(X.dtype)))
+        remedy = "Give the estimator a larger max_iter, and scale the features."
+        name = f"scikit-learn's {type(self.estimator).__name__}"
+        return settle(model, state, self.on_unconverged, name, remedy), state, at, F, args
 
     def decision_function(
         self,
@@ -111,7 +146,7 @@ class SklearnSolver:
         """
         parameters, X_new = self._given(parameters), jnp.asarray(X_new)
         if not isinstance(model, KernelModel):
-            return _predict(model, X_new)
+            return predict(model, X_new)
         if X is None:
             raise TypeError("decision_function: a model with a kernel needs the samples X that it was fitted to.")
         X = jnp.asarray(X)
@@ -143,26 +178,47 @@ class SklearnSolver:
             raise ValueError(f"sklearn_solver: {name} is for two classes here, found {found.size}.")
         return int(found.size)
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, parameters: dict) -> tuple[LinearModel | KernelModel, int]:
+    def _fit(self, X: np.ndarray, y: np.ndarray, parameters: dict, at: Coordinates | None):
         from sklearn.base import clone
+        from sklearn.exceptions import ConvergenceWarning
 
         weights = parameters.get("sample_weight")
+        weights = None if weights is None else np.asarray(weights, np.float64)
         numbers = {name: float(value) for name, value in parameters.items() if name != "sample_weight"}
-        model = clone(self.estimator).set_params(**numbers)
-        model.fit(X, y, **({} if weights is None else {"sample_weight": np.asarray(weights)}))
+        X = np.asarray(X, np.float64)
+        if at is not None:
+            # The same fit with another intercept, and scikit-learn keeps its digits, too.
+            X = X - np.asarray(at.mean, np.float64)
+        model, kept = clone(self.estimator).set_params(**numbers), np.arange(X.shape[0])
+        if at is None:
+            if model.gamma == "scale":  # of all samples, as scikit-learn takes it
+                model.set_params(gamma=1 / (X.shape[1] * X.var()) if X.var() else 1.0)
+            if weights is not None:
+                # scikit-learn drops samples without weight, and counts the support vectors among the others.
+                kept = np.flatnonzero(weights > 0)
+        given = {} if weights is None else {"sample_weight": weights[kept]}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.fit(X[kept], y[kept], **given)
+        for warning in caught:
+            if not issubclass(warning.category, ConvergenceWarning):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        silent = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
         iterations = int(np.max(getattr(model, "n_iter_", 0) or 0))
-        if hasattr(model, "support_"):
+        if at is None:
             dual_coef = np.zeros(X.shape[0])
-            dual_coef[model.support_] = model.dual_coef_[0]
-            return KernelModel(dual_coef, model.intercept_[0]), iterations
+            dual_coef[kept[model.support_]] = model.dual_coef_[0]
+            return KernelModel(dual_coef, model.intercept_[0]), iterations, silent
         coef = model.coef_
         intercept = np.asarray(model.intercept_, coef.dtype) if self.estimator.fit_intercept else None
         if _KINDS[type(self.estimator).__name__].labels and coef.shape[0] == 1:  # two classes have one row
             coef, intercept = coef[0], None if intercept is None else intercept[0]
-        return LinearModel(coef, intercept), iterations
+        return LinearModel(coef * np.asarray(at.scale, np.float64), intercept), iterations, silent
 
 
-def sklearn_solver(estimator: Any, adjoint: Adjoint | None = None) -> SklearnSolver:
+def sklearn_solver(
+    estimator: Any, adjoint: Adjoint | None = None, on_unconverged: OnUnconverged = "warn"
+) -> SklearnSolver:
     """The fit of a scikit-learn model: Ridge, Lasso, ElasticNet, LogisticRegression, LinearSVC or SVC.
 
     What scikit-learn minimises, w the coefficients, b the intercept, s_i the sample weights (1 by default):
@@ -183,6 +239,8 @@ def sklearn_solver(estimator: Any, adjoint: Adjoint | None = None) -> SklearnSol
     Args:
         estimator: one of these, with an l2 penalty where it is a classifier.
         adjoint: how the derivative is computed.
+        on_unconverged: what happens where scikit-learn says that it did not converge, and the condition of a solution
+            is not met: "warn", "nan", "raise" (also under jit) or "ignore"; scikit-learn's own warning is not shown.
 
     Returns:
         A solver: `run(X, y, parameters)`.
@@ -217,7 +275,8 @@ def sklearn_solver(estimator: Any, adjoint: Adjoint | None = None) -> SklearnSol
                 raise ValueError(f"sklearn_solver: LogisticRegression with {setting}={refused!r} is not supported.")
         if settings.get("l1_ratio"):
             raise ValueError("sklearn_solver: LogisticRegression with an l1 penalty is not supported.")
-    return SklearnSolver(estimator, adjoint)
+    check_policy(on_unconverged)
+    return SklearnSolver(estimator, adjoint, on_unconverged)
 
 
 class _Kind(NamedTuple):
@@ -226,88 +285,13 @@ class _Kind(NamedTuple):
     condition: Callable[[Callable, dict], Condition]
 
 
-def _predict(model: LinearModel, X: Array) -> Array:
-    prediction = X @ model.coef.T
-    return prediction if model.intercept is None else prediction + model.intercept
-
-
-def _weights(given: dict, X: Array) -> Array:
-    return given.get("sample_weight", jnp.ones(X.shape[0], X.dtype))
-
-
-def _smooth(objective: Callable) -> Condition:
-    return Condition(
-        lambda model, X, y, given: gradient(objective, model, X, y, given), "sklearn", symmetric=True, is_root=True
-    )
-
-
-def _ridge(parameter: Callable, settings: dict) -> Condition:
-    def objective(model, X, y, given):
-        error = _predict(model, X) - y
-        weights = _weights(given, X).reshape(-1, *[1] * (y.ndim - 1))
-        return 0.5 * jnp.sum(weights * error**2) + 0.5 * parameter(given, "alpha") * jnp.sum(model.coef**2)
-
-    return _smooth(objective)
-
-
-def _elastic_net(parameter: Callable, settings: dict, lasso: bool = False) -> Condition:
-    def inner(model, X, y, given):
-        def loss(model):
-            weights = _weights(given, X)
-            return 0.5 * jnp.sum(weights * (_predict(model, X) - y) ** 2) / jnp.sum(weights)
-
-        step = _stepsize(X)
-        return jax.tree.map(lambda a, g: a - step * g, model, gradient(loss, model))
-
-    def outer(model, X, y, given):
-        alpha, share = parameter(given, "alpha"), 1.0 if lasso else parameter(given, "l1_ratio")
-        coef = prox.elastic_net(model.coef, (alpha * share, alpha * (1 - share)), _stepsize(X))
-        return LinearModel(coef, model.intercept)
-
-    def T(model, X, y, given):
-        return outer(inner(model, X, y, given), X, y, given)
-
-    return Condition(T, "sklearn", parts=(inner, outer))
-
-
-def _stepsize(X: Array) -> Array:
-    # At most 1 / L. It cancels in the derivative, and so does what it depends on.
-    return jax.lax.stop_gradient(X.shape[0] / jnp.sum(X**2))
-
-
-def _logistic(parameter: Callable, settings: dict) -> Condition:
-    def objective(model, X, y, given):
-        score = _predict(model, X)
-        if score.ndim == 1:
-            losses = jax.nn.softplus(jnp.where(y == 1, -score, score))
-        else:
-            losses = jax.nn.logsumexp(score, axis=-1) - jnp.take_along_axis(score, y[:, None], axis=-1)[:, 0]
-        penalty = 0.5 * jnp.sum(model.coef**2)
-        if score.ndim > 1 and model.intercept is not None:
-            # A constant added to all intercepts changes nothing; scikit-learn starts from zero and keeps their mean.
-            penalty = penalty + 0.5 * jnp.mean(model.intercept) ** 2
-        return parameter(given, "C") * jnp.sum(_weights(given, X) * losses) + penalty
-
-    return _smooth(objective)
-
-
-def _linear_svc(parameter: Callable, settings: dict) -> Condition:
-    def objective(model, X, y, given):
-        margin = 1 - jnp.where(y == 1, 1.0, -1.0) * _predict(model, X)
-        losses = jnp.where(margin > 0, margin, 0.0) ** 2
-        penalty = 0.5 * jnp.sum(model.coef**2)
-        if model.intercept is not None:
-            penalty = penalty + 0.5 * model.intercept**2 / settings["intercept_scaling"] ** 2
-        return parameter(given, "C") * jnp.sum(_weights(given, X) * losses) + penalty
-
-    return _smooth(objective)
-
-
 _KINDS = {
-    "Ridge": _Kind(False, ("alpha",), _ridge),
-    "Lasso": _Kind(False, ("alpha",), lambda parameter, settings: _elastic_net(parameter, settings, lasso=True)),
-    "ElasticNet": _Kind(False, ("alpha", "l1_ratio"), _elastic_net),
-    "LogisticRegression": _Kind(True, ("C",), _logistic),
-    "LinearSVC": _Kind(True, ("C",), _linear_svc),
+    "Ridge": _Kind(False, ("alpha",), _linear_models.ridge),
+    "Lasso": _Kind(
+        False, ("alpha",), lambda parameter, settings: _linear_models.elastic_net(parameter, settings, lasso=True)
+    ),
+    "ElasticNet": _Kind(False, ("alpha", "l1_ratio"), _linear_models.elastic_net),
+    "LogisticRegression": _Kind(True, ("C",), _linear_models.logistic),
+    "LinearSVC": _Kind(True, ("C",), _linear_models.linear_svc),
     "SVC": _Kind(True, ("C",), _kernel_svc.svc),
 }
