@@ -8,8 +8,8 @@ from jax import Array, lax
 import implicitdiff as idf
 
 ATOMS = 10
-L2 = 0.1  # of the elastic net; a code has standard deviation 1 or so
-RATE, EPOCH = 3e-3, 10  # of Adam, whose steps are looked at ten by ten
+L2 = 0.1  # of the elastic net; a code has a standard deviation of about 1
+RATE, EPOCH = 3e-3, 10  # steps of Adam between two looks at the parameters
 
 # 1/2 |X_i - x D|^2 up to a constant is 1/2 x G x - c x with G = D D', c = D X_i.
 coder = idf.solvers.ProximalGradient(
@@ -20,19 +20,19 @@ coder = idf.solvers.ProximalGradient(
 def codes(D: Array, X: Array, l1: Array | float, init: Array) -> Array:
     """x*(D) of each row of X, from `init`."""
     G = D @ D.T
-    # Divided by the Lipschitz constant, so that the step size is 1; neither x* nor its derivative depends on it.
+    # Dividing by the Lipschitz constant makes 1 the right step size, and changes neither x* nor its derivative.
     L = lax.stop_gradient(jnp.linalg.eigvalsh(G)[-1])
     solve = lambda x, c: coder.run(x, (G / L, c / L), (l1 / L, L2 / L))[0]  # noqa: E731
     return jax.vmap(solve)(init, X @ D.T)
 
 
 def unit_ball(D: Array) -> Array:
-    """The atoms, none longer than 1."""
+    """The atoms, each scaled down to norm 1 if it is longer."""
     return jax.vmap(lambda atom: idf.projection.l2_ball(atom, 1.0))(D)
 
 
 def unsupervised(X: Array, D: Array, l1: Array, steps: int) -> tuple[Array, Array]:
-    """Codes and atoms in turn, each the best for the others (Mairal et al., 2010): (D, codes)."""
+    """(D, codes), by minimising over codes and atoms in turn (Mairal et al., 2010)."""
 
     def step(carry, _):
         D, x = carry
@@ -67,8 +67,8 @@ def outer(D: Array, w: Array, b: Array, X: Array, y: Array, l1: Array, rho: Arra
 
 
 def task_driven(X, y, D, x, w, b, l1, rho, steps: int):
-    """Adam on (D, w, b); the parameters after every `EPOCH` steps, stacked."""
-    # Entries of D as large as those of w: one rate for both.
+    """Adam on (D, w, b): the parameters after every `EPOCH` steps, stacked."""
+    # D is scaled so that its entries are as large as those of w, and one learning rate suits both.
     size = D.shape[1] ** 0.5
     adam = optax.adam(RATE)
     value = lambda params, x: outer(params[0] / size, *params[1:], X, y, l1, rho, x)  # noqa: E731

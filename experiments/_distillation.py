@@ -19,8 +19,9 @@ RIDGE = 0.05
 INNER_STEPS = 500
 TOLERANCE = 1e-3
 MOMENTUM = 0.9
-# Conjugate gradients without the reserve of a dense factorisation that the automatic choice sets aside up to 8,192
-# unknowns: 1.3 GB here. In float32 the relative residual cannot get much smaller; the condition number is some tens.
+# Conjugate gradients are named, because up to 8,192 unknowns the automatic choice also reserves memory for a dense
+# factorisation: 1.3 GB here. In float32 the relative residual cannot become much smaller than this tolerance. The
+# condition number is below a hundred.
 LINEAR_SOLVER = idf.krylov.CG(rtol=1e-6)
 
 
@@ -36,7 +37,7 @@ def inner(x, theta, ridge):
 
 
 def solver(unrolled: bool = False, **options) -> idf.solvers.GradientDescent:
-    """Gradient descent with an implicit derivative by conjugate gradients, or with that of its own iterations."""
+    """Gradient descent, differentiated implicitly by conjugate gradients, or through its own iterations."""
     options = dict(accelerated=False, maxiter=INNER_STEPS, tol=TOLERANCE) | options
     if unrolled:
         return idf.solvers.GradientDescent(inner, adjoint=idf.Unrolled(), **options)
@@ -58,7 +59,7 @@ def by(solver: idf.solvers.GradientDescent) -> Callable:
 def by_asking_loop(method: idf.solvers.GradientDescent) -> Callable:
     """The solver's steps in a loop that asks before each one whether it is still needed, as JAXopt's loop does.
 
-    JAX then keeps all that a step reads for the way back, once a step.
+    For the reverse pass JAX then stores, for each step, everything that the step reads.
     """
 
     def solve(theta, ridge):
@@ -80,7 +81,7 @@ def lipschitz(theta, ridge: float) -> float:
 
 
 class Outer(NamedTuple):
-    """What an outer step leaves: theta and its velocity, and x*, loss and |gradient| at the theta before it."""
+    """The result of an outer step: the new theta and its velocity, and x*, loss and |gradient| at the old theta."""
 
     theta: jax.Array
     velocity: Any
@@ -109,12 +110,12 @@ def outer_step(solve: Callable) -> Callable:
 
 
 def accuracy(x, images: Images) -> float:
-    """On the test set."""
+    """Accuracy on the test set."""
     return float(np.mean(np.argmax(images.X_test @ np.asarray(x), axis=1) == images.y_test))
 
 
 class Path(NamedTuple):
-    """The images after some numbers of steps, the last ones, a row for each step, and the largest L on the way."""
+    """Images kept along the way, the last images, a row for each step, and the largest L."""
 
     kept: dict[int, np.ndarray]
     theta: jax.Array
@@ -123,14 +124,14 @@ class Path(NamedTuple):
 
 
 def distill(images: Images, step: Callable, steps: int, keep=(), rate=1.0, ridge=RIDGE, dtype=jnp.float32) -> Path:
-    """Take outer steps from images that are zero until the gradient is not finite; row i is at theta after i steps."""
+    """Take outer steps from images that are zero, until the gradient is not finite; row i belongs to i steps."""
     theta = jnp.zeros((int(images.y.max()) + 1, images.X.shape[1]), dtype)
     X, y, velocity = jnp.asarray(images.X, dtype), jnp.asarray(images.y), momentum.init(theta)
     rate, ridge = (jnp.asarray(value, dtype) for value in (rate, ridge))
     kept: dict[int, np.ndarray] = {}
     rows: list[dict[str, Any]] = []
     largest = 0.0
-    jax.block_until_ready(step(theta, velocity, X, y, ridge, rate))  # compiled apart
+    jax.block_until_ready(step(theta, velocity, X, y, ridge, rate))  # compiled here, so that compilation is not timed
     seconds = 0.0
     for i in tqdm(range(steps + 1), "outer steps", disable=None, leave=False):
         largest = max(largest, lipschitz(theta, float(ridge)))

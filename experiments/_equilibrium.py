@@ -16,7 +16,7 @@ BATCH = 128
 RATE = 5e-3
 TOLERANCE = 1e-3  # of |T(x) - x| over the whole batch
 MAXITER = 100
-FIRST = "implicit, GMRES"  # the others are compared with it
+FIRST = "implicit, GMRES"  # the derivative with which the others are compared
 
 
 class Digits(NamedTuple):
@@ -29,7 +29,7 @@ class Digits(NamedTuple):
 
 
 def digits(seed: int) -> Digits:
-    """1,297 and 500 of scikit-learn's 8 x 8 digits, drawn anew for each seed."""
+    """1,297 and 500 of the 8 x 8 digits of scikit-learn, drawn again for each seed."""
     data = load_digits()
     order = np.random.default_rng(seed).permutation(len(data.target))
     X, y = (data.data[order] / 16 - 0.3).astype(np.float32), data.target[order]
@@ -37,10 +37,10 @@ def digits(seed: int) -> Digits:
 
 
 def start(seed: int, units: int, network: str) -> dict[str, jax.Array]:
-    """Parameters before training; `enter` and `read` are the masks of the network, and are not learned."""
+    """Parameters before training; `enter` and `read` are the masks of the network and are not learned."""
     random = np.random.default_rng(seed)
     normal = lambda rows, columns: random.standard_normal((rows, columns)) / rows**0.5  # noqa: E731
-    # Orthogonal: all singular values of W are kappa, so that the layer contracts slowly.
+    # Orthogonal, so that all singular values of W are kappa and the layer contracts slowly.
     V, U, C = np.linalg.qr(normal(units, units))[0], normal(64, units), normal(units, 10)
     first, apart = np.arange(units) < units // 2, network == "apart"
     arrays = {
@@ -56,12 +56,12 @@ def start(seed: int, units: int, network: str) -> dict[str, jax.Array]:
 
 
 def layer(x, W, injected):
-    """T: a row for each image, so that W stands transposed to the formula above."""
+    """T, with a row for each image; W is therefore the transpose of the one in the formula."""
     return jnp.tanh(x @ W + injected)
 
 
 def weights(params, X):
-    """W, and what the images inject."""
+    """W, and U u + b for each image."""
     V = params["V"]
     W = 2 * KAPPA * jnp.linalg.solve(jnp.eye(len(V), dtype=V.dtype) + V @ V.T, V)
     return W, (X @ params["U"] + params["b"]) * params["enter"]
@@ -100,7 +100,7 @@ def each_image(**options) -> Callable:
 
 
 def ways(**options) -> dict[str, Callable]:
-    """How the fixed point is found and differentiated: `solve(W, injected)` to (x, state)."""
+    """The ways to find and differentiate the fixed point, each a function `solve(W, injected)` to (x, state)."""
     rtol = options.pop("rtol", 1e-5)
     return {
         FIRST: anderson(idf.Implicit(linear_solver=idf.krylov.GMRES(rtol=rtol)), **options),
@@ -139,7 +139,7 @@ optimizer = optax.adam(RATE)
 
 
 def training_step(solve: Callable) -> Callable:
-    """One step of Adam; the gradient comes last."""
+    """One step of Adam; the gradient is the last result."""
 
     def step(params, state, X, y):
         gradient, value, iterations = gradient_of(solve)(params, X, y)
@@ -170,7 +170,7 @@ def train(step: Callable, scores: Callable, data: Digits, params, epochs: int, s
 
 
 def exact_gradient(params, X, y) -> dict[str, np.ndarray]:
-    """By a dense linear system for each image, in float64 and without this library; also the spectral radius.
+    """The gradient by a dense linear system for each image, in float64 and without this library; the spectral radius.
 
     With D = diag(1 - x*^2) the Jacobian of the layer is J = D W, and the cotangent g of x* becomes
     (I - J)^-T g, which the layer pulls back to W and to what is injected.
@@ -194,7 +194,7 @@ def exact_gradient(params, X, y) -> dict[str, np.ndarray]:
 
 
 def relative_error(gradient, exact) -> float:
-    """Over all parameters together."""
+    """The relative error over all parameters together."""
     learned = [name for name in exact if name != "radius"]
     off = sum(float(np.sum((np.asarray(gradient[name], float) - exact[name]) ** 2)) for name in learned)
     return (off / sum(float(np.sum(exact[name] ** 2)) for name in learned)) ** 0.5

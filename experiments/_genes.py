@@ -12,7 +12,7 @@ YEARS = 5.0
 
 
 class Patients(NamedTuple):
-    """Expressions (patients, genes), whether the event came within five years, and where they are from."""
+    """Expressions (patients, genes), whether the event came within five years, and the source."""
 
     X: np.ndarray
     event: np.ndarray
@@ -35,18 +35,18 @@ def frame(name: str):
             f"The data set {name} comes with the package SurvSet: pip install '.[experiments]', or pip install SurvSet."
         ) from error
     with warnings.catch_warnings():
-        # Its files were written by a NumPy whose modules had other names.
+        # The files were pickled by an older NumPy, whose modules had other names.
         warnings.simplefilter("ignore", DeprecationWarning)
         return SurvLoader().load_dataset(name)["df"]
 
 
 def patients(name: str) -> Patients | None:
-    """DBCD or vdv from SurvSet, or GSE7390 from scikit-survival: None where the latter is not installed.
+    """DBCD or vdv from SurvSet, or GSE7390 from scikit-survival; None if scikit-survival is not installed.
 
-    Who left the study within five years without an event is left out.
+    Patients who left the study within five years without an event are left out.
     """
     if name == "GSE7390":
-        # Of scikit-survival only the file of data is needed.
+        # Only the data file of scikit-survival is needed.
         found = importlib.util.find_spec("sksurv")
         if found is None or found.origin is None:
             return None
@@ -70,10 +70,10 @@ def split(data: Patients, number: int, n_genes: int, rank: str, seed: int) -> Sp
 
     Args:
         data: the patients.
-        number: of splits.
-        n_genes: how many genes to keep.
+        number: number of splits.
+        n_genes: number of genes to keep.
         rank: "variance", or "t", the absolute two-sample t statistic (Welch) of the two outcomes.
-        seed: of the splits.
+        seed: for the splits.
     """
     random = np.random.default_rng(seed)
     drawn = []

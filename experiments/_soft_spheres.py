@@ -19,11 +19,11 @@ import numpy as np
 from jax import lax
 
 PACKING = 0.98
-FORCE = 1e-12  # the largest force on a sphere that counts as none, in float64
+FORCE = 1e-12  # forces up to this size count as zero (float64)
 
 
 class Spheres(NamedTuple):
-    """A box of this side with this number of spheres."""
+    """A periodic box with a number of spheres."""
 
     number: int
     side: float
@@ -32,21 +32,21 @@ class Spheres(NamedTuple):
         return jnp.where(jnp.arange(self.number) < self.number // 2, jnp.ones_like(theta), theta)
 
     def displacements(self, x) -> jax.Array:
-        """From each sphere to the nearest image of each other one, (2, number, number)."""
+        """Displacements from each sphere to the nearest image of each other one, (2, number, number)."""
         d = x.T[:, None, :] - x.T[:, :, None]
         return d - self.side * jnp.round(d / self.side)
 
     def overlaps(self, x, theta) -> jax.Array:
         """1 - r_ij / s_ij, negative where spheres do not touch and on the diagonal."""
         same = jnp.eye(self.number, dtype=bool)
-        # A sphere has no distance to itself; 1 in its place, whose derivative is harmless.
+        # The distance of a sphere to itself is replaced by 1, because the derivative of the norm at 0 is NaN.
         r = jnp.sqrt(jnp.where(same, 1.0, jnp.sum(self.displacements(x) ** 2, axis=0)))
         diameter = self.diameters(theta)
         return jnp.where(same, -1.0, 1 - r / ((diameter[:, None] + diameter[None, :]) / 2))
 
     def energy(self, x, theta) -> jax.Array:
         """Potential energy of positions x (number, 2)."""
-        return 0.25 * jnp.sum(jax.nn.relu(self.overlaps(x, theta)) ** 2)  # each pair is met twice
+        return 0.25 * jnp.sum(jax.nn.relu(self.overlaps(x, theta)) ** 2)  # each pair is counted twice
 
     def contacts(self, x, theta) -> jax.Array:
         """Which spheres touch, (number, number)."""
@@ -56,17 +56,17 @@ class Spheres(NamedTuple):
         return -jax.grad(self.energy)(x, theta)
 
     def starts(self, key, count: int) -> jax.Array:
-        """Positions that are uniform in the box, (count, number, 2)."""
+        """Random positions, uniform in the box, (count, number, 2)."""
         return self.side * jax.random.uniform(key, (count, self.number, 2))
 
 
 def spheres(number: int, theta: float) -> Spheres:
-    """The box in which spheres of diameter theta fill the fraction `PACKING`; it stays when theta changes."""
+    """The box in which spheres of diameter theta fill the fraction `PACKING`; it does not change with theta."""
     return Spheres(number, float(jnp.sqrt(number / 2 * jnp.pi * (theta**2 + 1) / 4 / PACKING)))
 
 
 class Descent(NamedTuple):
-    """An iteration: `start(x, theta)` makes its state, `step(state, theta)` goes on; `state.position` is x."""
+    """An iteration: `start(x, theta)` makes the state, `step(state, theta)` the next one; `state.position` is x."""
 
     name: str
     start: Callable[[jax.Array, Any], Any]
@@ -85,7 +85,7 @@ class Fire(NamedTuple):
 
 
 def own_fire(system: Spheres) -> Descent:
-    """Molecular dynamics whose velocity is turned towards the force, and stopped where it points uphill."""
+    """FIRE: molecular dynamics whose velocity is turned towards the force, and set to zero when it points uphill."""
 
     def start(x, theta):
         scalar = partial(jnp.asarray, dtype=x.dtype)
@@ -98,8 +98,8 @@ def own_fire(system: Spheres) -> Descent:
         new = system.force(x, theta)
         v = v + dt / 2 * (f + new)
         power = jnp.sum(new * v)
-        # The 1e-6 is jax-md's. It matters to the unrolled derivative alone: that of f / |f| grows as forces vanish, and
-        # without it fewer starts come within 1 % (22 of 40 after 1,000 steps).
+        # The 1e-6 is that of jax-md. It matters for the unrolled derivative alone: the derivative of f / |f| grows as
+        # forces vanish, and without it fewer starts come within 1 % (22 of 40 after 1,000 steps).
         size = lambda a: jnp.sqrt(jnp.sum(a**2) + 1e-12)  # noqa: E731
         v = (1 - mixing) * v + mixing * new * size(v) / size(new)
         uphill = power < 0
@@ -117,7 +117,7 @@ def own_fire(system: Spheres) -> Descent:
 
 
 def jax_md_fire(system: Spheres) -> Descent | None:
-    """The same by jax-md with its own potential; None where that is not installed."""
+    """FIRE of jax-md, with its own potential; None if jax-md is not installed."""
     try:
         jax_md = importlib.import_module("jax_md")
     except ImportError:
@@ -140,12 +140,12 @@ def jax_md_fire(system: Spheres) -> Descent | None:
 
 
 def fire(system: Spheres) -> Descent:
-    """jax-md's where it is installed, else ours."""
+    """FIRE of jax-md if it is installed, else ours."""
     return jax_md_fire(system) or own_fire(system)
 
 
 def relax(descent: Descent, x, theta, maxiter: int = 20_000) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Descend until no force is larger than `FORCE`: positions, steps and the largest force."""
+    """Descend until no force is larger than `FORCE`: the positions, the number of steps, and the largest force."""
 
     def largest(state):
         return jnp.max(jnp.abs(state.force))
@@ -165,16 +165,16 @@ def relax(descent: Descent, x, theta, maxiter: int = 20_000) -> tuple[jax.Array,
 
 
 WIDTHS = 1e-6, 1e-7, 1e-8  # of central differences
-KINK = 5e-3  # relative difference of both one-sided ones that shows a contact which opens or closes
+KINK = 5e-3  # relative difference of the one-sided differences above which a contact must have opened or closed
 
 
 class Judgement(NamedTuple):
-    """Central differences of minima, one for each start, and what they rest on.
+    """Central differences of minima for each start, with the numbers that show whether they can be trusted.
 
     Attributes:
         derivative: of the positions, (starts, number, 2).
-        width: theta is moved by this in both directions.
-        kink: whether the differences to both sides disagree, so that the central one is no derivative.
+        width: the change of theta in both directions.
+        kink: whether the one-sided differences disagree, so that the central one is not a derivative.
         slope: central difference of the energy of the minimum.
         partial: partial derivative of the energy there, equal to the slope by Danskin's theorem.
     """
@@ -187,7 +187,7 @@ class Judgement(NamedTuple):
 
 
 def judge(system: Spheres, x, theta: float) -> Judgement:
-    """Relax x, move theta both ways, relax again: by the largest of `WIDTHS` within which there is no kink. Float64."""
+    """Relax x, change theta in both directions, relax again; by the largest of `WIDTHS` without a kink, in float64."""
     descent = own_fire(system)
     relaxed = jax.jit(jax.vmap(lambda x, theta: relax(descent, x, theta)[0]))
     energy = jax.jit(jax.vmap(system.energy))
@@ -210,13 +210,13 @@ def judge(system: Spheres, x, theta: float) -> Judgement:
 
 
 def centred(derivative) -> np.ndarray:
-    """Without the translation of the whole, in float64."""
+    """The derivative without its mean over the spheres, in float64."""
     derivative = np.asarray(derivative, np.float64)
     return derivative - derivative.mean(axis=-2, keepdims=True)
 
 
 def errors(derivative, truth, touching=None) -> np.ndarray:
-    """Relative to the truth, for each start, of all spheres or those with a contact; inf where not finite."""
+    """Relative errors for each start, over all spheres or those with a contact; inf where they are not finite."""
     touching = np.ones(np.shape(truth)[:-1], bool) if touching is None else touching
     found = np.empty(len(truth))
     for i, among in enumerate(touching):

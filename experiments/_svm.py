@@ -1,8 +1,9 @@
 """The multiclass support vector machine of the paper's first experiment: its data, solvers, conditions, and judges.
 
 Inner problem, the dual: x*(theta) = argmin over x with rows in the simplex of theta/2 ||W(x, theta)||^2 + <x, Y>, where
-W(x, theta) = X'(Y - x)/theta. Here it is multiplied by theta, 1/2 ||X'(Y - x)||^2 + theta <x, Y>, which changes no
-solution and makes step sizes independent of theta. Outer problem, in lam = log theta: 1/2 ||X_val W - Y_val||^2.
+W(x, theta) = X'(Y - x)/theta. Here the objective is multiplied by theta, 1/2 ||X'(Y - x)||^2 + theta <x, Y>, which
+changes no solution and makes step sizes independent of theta. The outer problem, in lam = log theta, is
+1/2 ||X_val W - Y_val||^2.
 
 Source: Blondel et al., "Efficient and Modular Implicit Differentiation", NeurIPS 2022, section 4.1; Crammer, Singer,
 "On the algorithmic implementation of multiclass kernel-based vector machines", 2001.
@@ -24,7 +25,7 @@ import implicitdiff as idf
 CLASSES = 5
 # How the derivative is computed.
 KINDS = "implicit", "unrolled", "unrolled, JAXopt's loop"
-DEFAULT = "implicit, with a dense fallback"  # the library's own choice of the linear solver
+DEFAULT = "implicit, with a dense fallback"  # with the default linear solver of the library
 MIRROR, PROJECTED, BLOCKS = "mirror descent", "projected gradient", "block coordinate descent"
 
 
@@ -39,10 +40,10 @@ class Data(NamedTuple):
 
 
 def prepared(X, y, X_val, y_val) -> Data:
-    """In float32, as in the paper.
+    """The data in float32, as in the paper, with normalised rows.
 
-    The rows are normalised, which the paper does not say: without it the inner problem is so badly conditioned that the
-    paper's steps leave it unsolved, and the hyper-gradient wrong by orders of magnitude.
+    The paper does not say that rows are normalised. Without it the inner problem is so badly conditioned that the
+    paper's number of steps does not solve it, and the hyper-gradient is wrong by orders of magnitude.
     """
     X, X_val = (Z / np.linalg.norm(Z, axis=1, keepdims=True) for Z in (X, X_val))
     one_hot = np.eye(int(y.max()) + 1)
@@ -71,7 +72,7 @@ def digits(seed: int) -> Data:
 
 
 def split(X, y, seed: int) -> Data:
-    """Half for training, half for validation, the same share of each class."""
+    """Half for training and half for validation, with the same share of each class."""
     train, validation, y, y_val = train_test_split(X, y, test_size=0.5, random_state=seed, stratify=y)
     return prepared(train, y, validation, y_val)
 
@@ -100,7 +101,7 @@ def condition(name: str, data: Data, shifted: bool = False) -> Callable:
 
 
 def solver(name: str, data: Data, steps: int, adjoint: Any, of: Callable | None = None):
-    """A solver that makes exactly so many steps: tol is 0."""
+    """A solver that makes exactly this number of steps, because tol is 0."""
     options = dict(maxiter=steps, tol=0.0, adjoint=adjoint, condition=of)
     if name == MIRROR:
         # The step sizes of the paper.
@@ -127,9 +128,9 @@ def start(data: Data):
 
 
 def adjoint(condition_name: str, default: bool = False) -> idf.Implicit:
-    """Conjugate gradients, which the library would choose as well, but without room for a dense matrix as a rescue.
+    """Conjugate gradients. The library would choose them as well, but reserve memory for a dense fallback.
 
-    For mirror descent the rescue is needed: 1/x scales the system so badly that conjugate gradients do not converge.
+    For mirror descent the fallback is needed: 1/x scales the system so badly that conjugate gradients do not converge.
     """
     return idf.Implicit(linear_solver=None if default or condition_name == MIRROR else idf.krylov.CG(max_steps=5000))
 
@@ -147,7 +148,7 @@ def implicit(solver_name: str, condition_name: str, steps: int, default: bool = 
 
 
 def unrolled(solver_name: str, steps: int) -> Callable:
-    """The same, differentiated through the steps by `Unrolled()`, a plain loop of them."""
+    """The same loss, differentiated through the steps by `Unrolled()`, a plain loop."""
 
     def loss(lam, data):
         method = solver(solver_name, data, steps, idf.Unrolled())
@@ -158,9 +159,9 @@ def unrolled(solver_name: str, steps: int) -> Callable:
 
 
 def unrolled_conditionally(solver_name: str, steps: int) -> Callable:
-    """The same, by a loop that asks before each step whether it is still needed, as JAXopt's does.
+    """The same loss, by a loop that asks before each step whether it is still needed, as JAXopt's does.
 
-    JAX then keeps all that a step reads for the way back, X among it, once a step.
+    For the reverse pass JAX then stores, for each step, everything that the step reads, including X.
     """
 
     def loss(lam, data):
@@ -178,7 +179,7 @@ def unrolled_conditionally(solver_name: str, steps: int) -> Callable:
 
 
 def judged(condition_name: str) -> Callable:
-    """(x, lam, data) -> the hyper-gradient at x and what is known of its error, the solver being out of sight.
+    """(x, lam, data) -> the hyper-gradient at x and estimates of its error, whatever solver found x.
 
     residual: |x - T(x)|; linear: |c - A'u| / |c| of the adjoint system; error: how much a Newton step on x changes the
     hyper-gradient, which estimates its error (compare `certify.error_estimate`, which knows nothing of outer losses).
@@ -194,7 +195,7 @@ def judged(condition_name: str) -> Callable:
         def hypergradient(x):
             cotangent, direct = jax.grad(outer, argnums=(0, 1))(x, lam, data)
             _, pull = jax.vjp(lambda lam, shift: solution(x, lam, shift), lam, zero)
-            through, u = pull(cotangent)  # u = A'^-1 cotangent, for the solution moves by A^-1 shift
+            through, u = pull(cotangent)  # u = A'^-1 cotangent, because a shift moves the solution by A^-1 shift
             return direct + through, cotangent, u
 
         value, cotangent, u = hypergradient(x)
@@ -209,7 +210,7 @@ def judged(condition_name: str) -> Callable:
 
 
 class Truth(NamedTuple):
-    """Outer loss and its derivative in lam from converged solutions; `residual` is what they leave."""
+    """Outer loss and its derivative in lam from converged solutions, and the residual of these."""
 
     loss: float
     gradient: float

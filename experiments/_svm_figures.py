@@ -18,7 +18,7 @@ def draw_runtime(rows: list[dict]) -> plt.Figure:
     """Seconds and ratios against p, with the range from 5 to 95 % of the repetitions."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for kind in ("implicit", "unrolled", "unrolled, JAXopt's loop"):
-        run = [row for row in rows if row[f"s {kind}"] > 0]  # not NaN
+        run = [row for row in rows if row[f"s {kind}"] > 0]  # False for NaN
         p = [row["p"] for row in run]
         left.loglog(p, [row[f"s {kind}"] for row in run], ms=4, label=kind, **STYLES[kind])
         if kind != "implicit":

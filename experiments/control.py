@@ -41,12 +41,12 @@ COLOURS = "#1f77b4", "#2ca02c", "#ff7f0e", "#d62728", "#9467bd"
 
 
 class Case(NamedTuple):
-    """A system, the logarithms of the true weights, and states to plan from."""
+    """A system, the logarithms of the true weights, and initial states."""
 
     plant: ic.Plant
     true: np.ndarray
     starts: np.ndarray
-    new: np.ndarray  # states that no demonstration starts from
+    new: np.ndarray  # initial states without a demonstration
 
 
 def cases(count: int, horizon: int, starts: int, random: np.random.Generator) -> list[Case]:
@@ -63,7 +63,7 @@ def cases(count: int, horizon: int, starts: int, random: np.random.Generator) ->
 def recover(
     given: list[Case], solver: str, random: np.random.Generator
 ) -> tuple[list[dict[str, Any]], list[list[ic.Fit]]]:
-    """Learn the weights of each system at each level of noise, and drive with them from new states."""
+    """Learn the weights of each system at each level of noise, and drive with them from new initial states."""
     plans = ic.by_qp(solver)
 
     @jax.jit
@@ -138,7 +138,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def backends(size: int) -> tuple[dict[str, Callable], list[str]]:
-    """Loss and gradient by each backend, (plant, log_weights, starts, shown) -> (loss, gradient); what is missing."""
+    """Each backend as a function (log_weights, plant, starts, shown) -> (loss, gradient), and what is not installed."""
 
     def differentiated(plans, compiled=True):
         def loss(log_weights, plant, starts, shown):
@@ -168,7 +168,7 @@ def differences(value: Callable, log_weights: np.ndarray, width: float = 1e-6) -
 
 
 def gradients(given: list[Case], horizon: int, repetitions: int, random: np.random.Generator):
-    """Errors of the gradients on all systems, and seconds for one gradient on the first, interleaved."""
+    """Errors of the gradients on all systems, and the seconds of one gradient, in turns."""
     runs, missing = backends(ic.INPUTS * horizon)
     errors: dict[str, list[float]] = {name: [] for name in runs}
     for case in tqdm(given, desc=f"control: gradients, horizon {horizon}", disable=None):
@@ -204,7 +204,7 @@ def run(results: Results, quick: bool, seed: int) -> None:
     random = np.random.default_rng(seed)
     count, starts, horizons = (2, 6, (4,)) if quick else (20, STARTS, (10, 20, 40))
     given = cases(count, horizons[0] if quick else HORIZON, starts, random)
-    # What takes longest is to compile the interior-point method for the device.
+    # Compiling the interior-point method for the device takes longest.
     rows, fits = recover(given, "clarabel" if quick else "jax", random)
     results.table("systems", rows, ())
     of_noise = summary(rows)
@@ -222,9 +222,9 @@ def run(results: Results, quick: bool, seed: int) -> None:
 
 
 def draw(given: list[Case], rows: list[dict[str, Any]], fits: list[list[ic.Fit]], timing) -> plt.Figure:
-    """Learned against true weights, a drive where the first guess is worst, and the time of a gradient."""
+    """Learned against true weights, a drive of the system with the worst first guess, and the time of a gradient."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    edges = 0.02, 50  # what is outside is drawn there
+    edges = 0.02, 50  # points outside are drawn at the edge
     for k in reversed(range(len(NOISES))):
         pairs = np.array([(case.true, of[k].log_weights) for case, of in zip(given, fits, strict=True)])
         left.loglog(
@@ -268,7 +268,7 @@ def draw(given: list[Case], rows: list[dict[str, Any]], fits: list[list[ic.Fit]]
 
 
 def claims(of_noise: list[dict[str, Any]], timing: list[dict[str, Any]]) -> Iterator[Claim]:
-    """Recovery, its statistics, exactness and time."""
+    """Recovery of the weights and its statistics, accuracy of the gradients, and their time."""
     clean, loudest = of_noise[0], of_noise[-1]
     yield Claim(
         "From exact demonstrations the weights are recovered within 1 % on every system.",

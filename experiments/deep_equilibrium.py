@@ -38,10 +38,10 @@ from ._results import Results
 from ._verdicts import Claim, graded, of_cases
 
 NETWORKS = ("all units", "apart")
-# Not trained with: the same gradient as another one's, at another price.
+# No network is trained with these: their gradient is that of another derivative, at another cost.
 SAME = ("implicit, LU for each image", "unrolled plain")
-MARGIN = 0.01  # of the accuracy: the whole interval of the difference has to lie above
-EXACT = dict(tol=1e-12, maxiter=400)  # of the forward solve, where only the error of the derivative is to show
+MARGIN = 0.01  # of accuracy; the whole interval of the difference has to lie above -MARGIN
+EXACT = dict(tol=1e-12, maxiter=400)  # of the forward solve, so that only the error of the derivative is left
 
 
 def run(results: Results, quick: bool, seed: int) -> None:
@@ -74,7 +74,7 @@ def run(results: Results, quick: bool, seed: int) -> None:
 
 
 def accuracies(runs: list[dict[str, Any]], ways: list[str]) -> list[dict[str, Any]]:
-    """Mean accuracy, and its mean difference to the implicit derivative on the same draws with a 95 % interval."""
+    """Mean accuracy, and the mean difference from the implicit derivative on the same draws with a 95 % interval."""
     rows = []
     for network in NETWORKS:
         of = lambda name, what: np.array(  # noqa: E731
@@ -133,7 +133,7 @@ def example(params, seed: int) -> tuple:
 
 
 def costs(programs: dict[str, Any], given: tuple, repetitions: int) -> list[dict[str, Any]]:
-    """A training step of the trained network; compiled before, run in turn."""
+    """The time and memory of a training step of the trained network, compiled before and run in turns."""
     seconds = in_turns({name: partial(program, *given) for name, program in programs.items()}, repetitions)
     rows = []
     for name, program in programs.items():
@@ -162,7 +162,7 @@ def draw(runs: list[dict[str, Any]], errors: list[dict[str, Any]], cost: list[di
         row["derivative"]: dict(marker=mark, color=ink, ms=7, ls="")
         for row, mark, ink in zip(cost, MARKS, INKS, strict=False)
     }
-    # It lies on the mark of the other implicit one.
+    # A larger, hollow mark, because it lies on that of the other implicit derivative.
     style.get("implicit, LU for each image", {}).update(mfc="none", ms=11)
     for row in cost:
         worst = max(e["error"] for e in errors if e["derivative"] == row["derivative"] and e["training"] == "after")
@@ -181,7 +181,7 @@ def draw(runs: list[dict[str, Any]], errors: list[dict[str, Any]], cost: list[di
 
 
 def claims(accuracy, errors, cost) -> Iterator[Claim]:
-    """Which derivative is right, which one trains as well, and at which price."""
+    """Which derivative is right, which one trains as well, and at what cost."""
     price = {row["derivative"]: row for row in cost}
     after = {(row["network"], row["derivative"]): row for row in errors if row["training"] == "after"}
     exact = float(np.max([row["error, float64"] for row in errors if row["derivative"].startswith("implicit")]))

@@ -36,7 +36,7 @@ from ._dictionary import ATOMS, EPOCH, classifier, scores, task_driven, unsuperv
 from ._results import COLOURS, Results
 from ._verdicts import Claim, graded
 
-L1 = 0.1, 0.3, 1.0  # a code has standard deviation 1 or so
+L1 = 0.1, 0.3, 1.0  # a code has a standard deviation of about 1
 RHO = 10.0, 1.0, 0.1, 0.01
 FITS = {"l1 logistic regression": np.logspace(-2, 1, 10), "l2 logistic regression": np.logspace(-5, 1, 10)}
 PCA, UNSUPERVISED, TASK = "principal components + l2", "unsupervised dictionary + l2", "task-driven dictionary"
@@ -50,23 +50,23 @@ class Found(NamedTuple):
     variables: np.ndarray
 
     def chosen(self) -> tuple[np.ndarray, np.ndarray]:
-        """Test AUC and variables of the candidate that validates best, in each split; the first among equals."""
+        """Test AUC and variables of the candidate with the best validation AUC in each split; the first of equals."""
         best = np.argmax(self.validation, axis=0)[None]
         return np.take_along_axis(self.test, best, 0)[0], np.take_along_axis(self.variables, best, 0)[0]
 
 
 def auc(values: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Area under the curve along the last axis: the Mann-Whitney statistic; y boolean, of the same number a row."""
+    """Area under the ROC curve along the last axis (Mann-Whitney); all rows of y have the same number of positives."""
     ranks, y = rankdata(values, axis=-1), np.broadcast_to(y, np.shape(values))
     n = y.sum(-1)
     return ((ranks * y).sum(-1) - n * (n + 1) / 2) / (n * (y.shape[-1] - n))
 
 
 def logistic_regression(name: str, C: float) -> LogisticRegression:
-    """Scikit-learn's, whose l1 is spelled in two ways."""
+    """Scikit-learn's logistic regression; from version 1.8 on, the penalty is named by l1_ratio."""
     l1, new = name.startswith("l1"), tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 8)
     kind = dict(l1_ratio=float(l1)) if new else dict(penalty="l1" if l1 else "l2")
-    solver = "liblinear" if l1 else "lbfgs"  # liblinear visits the features in random order
+    solver = "liblinear" if l1 else "lbfgs"  # a seed, because liblinear visits the features in random order
     return LogisticRegression(C=C, solver=solver, tol=1e-5, max_iter=2000, random_state=0, **kind)
 
 
@@ -84,13 +84,14 @@ def on_genes(name: str, split: _genes.Split, grid: np.ndarray) -> Found:
 def on_codes(
     split: _genes.Split, weights: tuple[tuple, tuple], unsupervised_steps: int, steps: int, bar: tqdm
 ) -> tuple[dict[str, Found], dict]:
-    """Principal components, unsupervised and task-driven dictionaries; and (D, w) of the first split before and after
-    the last step, by (l1, rho).
+    """Classifiers on principal components and on unsupervised and task-driven dictionaries.
+
+    Also (D, w) of the first split before the first and after the last step, for each (l1, rho).
     """
     l1s, rhos = weights
     train = split.X["train"]
     _, values, axes = np.linalg.svd(train, full_matrices=False)
-    # The principal components of the training part have variance 1 on average, and so have codes, about.
+    # The scores on the principal components of the training part then have variance 1 on average, and codes nearly so.
     scale = np.sqrt(np.mean(values[:, :ATOMS] ** 2, axis=1) / train.shape[1])[:, None, None]
     X = {part: jnp.asarray(data / scale) for part, data in split.X.items()}
     y = jnp.where(split.y["train"], 1.0, -1.0)
@@ -104,7 +105,7 @@ def on_codes(
     pictures = {}
 
     def note(name, output):
-        """Output(part) -> scores (splits, patients), or (splits, epochs, patients)."""
+        """Note the AUC of `output(part)`, scores (splits, patients) or (splits, epochs, patients)."""
         pair = []
         for part in ("validation", "test"):
             values = np.asarray(output(part))
@@ -196,7 +197,7 @@ def run(results: Results, quick: bool, seed: int) -> None:
 
 
 def along(found: dict[str, Found], weights: tuple[tuple, tuple]) -> list[dict]:
-    """Mean test AUC before, and after ever more steps of Adam, for each pair of weights."""
+    """Mean test AUC before the first step of Adam, and after more and more of them, for each pair of weights."""
     before = iter(100 * found[UNSUPERVISED].test.mean(1))
     after = 100 * found[TASK].test.mean(1).reshape(len(weights[0]), len(weights[1]), -1)
     marks = sorted({0, after.shape[2] // 2 - 1, after.shape[2] - 1})
@@ -211,7 +212,7 @@ def along(found: dict[str, Found], weights: tuple[tuple, tuple]) -> list[dict]:
 def compare(label: str, values: dict[str, np.ndarray], other: str, share: float) -> dict:
     """Task-driven minus another classifier, split by split."""
     gap = values[TASK] - values[other]
-    gap = np.where(np.abs(gap) < 1e-9, 0.0, gap)  # what is equal but for rounding is no win
+    gap = np.where(np.abs(gap) < 1e-9, 0.0, gap)  # a difference by rounding is no win
     return {
         "data": label,
         "task-driven minus": other,
@@ -241,7 +242,7 @@ def draw_auc(chosen: dict[str, dict[str, np.ndarray]]) -> plt.Figure:
 
 
 def draw_atoms(before: list[np.ndarray], after: list[np.ndarray]) -> plt.Figure:
-    """The atoms before and after, genes in the order of the atom they weigh most in; and the classifier's weights."""
+    """The atoms before and after, with genes ordered by the atom in which they weigh most; the classifier's weights."""
     D = after[0][np.argsort(after[1])]
     strongest = np.argmax(np.abs(D), axis=0)
     genes = np.lexsort((D[strongest, np.arange(D.shape[1])], strongest))
@@ -270,7 +271,7 @@ def claims(differences: list[dict], table: list[dict]) -> Iterator[Claim]:
         say = lambda row: (  # noqa: E731
             f"{row['difference']:+.1f} +- {row['+-']:.1f} (corrected {row['+- corrected']:.1f})"
         )
-        # Competitive: no worse than the better of the two by more than two points, the paper's standard error.
+        # Competitive: at most two points, the standard error in the paper, worse than the better of the two.
         worst, ratio = gap[genes], found["l2 logistic regression"]["variables (median)"] / (ATOMS + 1)
         yield Claim(
             f"{label}: competitive with l1 and l2 logistic regression, with {ratio:.0f} times fewer variables than l2.",

@@ -41,7 +41,7 @@ from ._mnist import Images, mnist
 from ._results import COLOURS, Results
 from ._verdicts import Claim, graded, of_cases
 
-# Unrolled, with a question before each step.
+# Unrolled through a loop that asks before each step whether it is needed.
 ASKING = "JAXopt's loop"
 TIMING = (
     "inner steps",
@@ -59,7 +59,7 @@ TIMING = (
 
 
 def sources(quick: bool, seed: int) -> Images:
-    """MNIST; where it is to be quick the digits of scikit-learn."""
+    """MNIST; for the quick version the digits of scikit-learn."""
     if not quick:
         return mnist(seed)
     data = load_digits()
@@ -126,7 +126,7 @@ def baselines(images: Images, path: Path, seed: int) -> list[dict[str, Any]]:
 
 
 def ridges(images: Images, step, steps: int) -> list[dict[str, Any]]:
-    """Other readings of eps, and the outer step that the smallest one needs; on the first 10,000 examples."""
+    """Other values of eps, and the outer step that the smallest one needs; on the first 10,000 examples."""
     rows = []
     some = images._replace(X=images.X[:10_000], y=images.y[:10_000])
     small = 1e-3
@@ -157,9 +157,9 @@ def ridges(images: Images, step, steps: int) -> list[dict[str, Any]]:
 
 
 def timings(images: Images, theta: jax.Array, stepsize: float, quick: bool) -> list[dict[str, Any]]:
-    """An outer step at the distilled images: all compiled first, then run in turn."""
+    """The time of an outer step at the distilled images: all are compiled first, then run in turns."""
     n, few = len(images.y), min(len(images.y), 600 if quick else 4000)
-    # Inner steps, examples in the outer loss (on few of them it is next to free), acceleration, tolerance.
+    # Inner steps, examples in the outer loss (which costs little on few of them), acceleration, tolerance.
     cases = [(steps, few, False, 0.0) for steps in ((20, 60) if quick else (50, 100, 200, INNER_STEPS))]
     if not quick:
         cases += [(INNER_STEPS, n, False, 0.0), (INNER_STEPS, n, True, 0.0), (INNER_STEPS, n, False, problem.TOLERANCE)]
@@ -169,7 +169,7 @@ def timings(images: Images, theta: jax.Array, stepsize: float, quick: bool) -> l
         given = theta, problem.momentum.init(theta), X, y, jnp.float32(RIDGE), jnp.float32(1)
         make = functools.partial(solver, stepsize=stepsize, maxiter=steps, accelerated=accelerated, tol=tol)
         ways = {"implicit": by(make()), "unrolled": by(make(unrolled=True)), ASKING: problem.by_asking_loop(make())}
-        # What both have to do besides: the outer loss and its gradient in x.
+        # What both have in common: the outer loss and its gradient in x.
         ways["outer loss"] = lambda theta, ridge: (theta.T + ridge, jnp.int32(0))
         programs = {name: jax.jit(outer_step(way)).lower(*given).compile() for name, way in ways.items()}
         calls = {name: functools.partial(program, *given) for name, program in programs.items()}
@@ -201,7 +201,7 @@ def growing(timing: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw_images(path: Path, implicit: Path, unrolled: Path) -> plt.Figure:
-    """The ten images after some of the steps, each row on its own scale; the last two from equal numbers of steps."""
+    """The ten images after some of the steps, each row on its own scale; the last two rows after equally many steps."""
     shown = {f"{step} steps" if step > 1 else "1 step": theta for step, theta in path.kept.items()}
     for name, found in (("implicit", implicit), ("unrolled", unrolled)):
         shown[f"{name},\n{len(found.rows) - 1} steps"] = np.asarray(found.theta)

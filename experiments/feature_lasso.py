@@ -42,8 +42,8 @@ from ._verdicts import Claim, graded, of_cases
 SHARES = 0.6, 0.8
 PENALTIES = 1e-3, 1e-2
 MARGIN = 5.0  # % of the test error
-SMALLEST = 2e-2  # of the weights of a grid, beside the smallest that makes x zero
-# A single weight is soon found, often at a kink of the validation error, where no gradient becomes small.
+SMALLEST = 2e-2  # weight of a grid, relative to the smallest weight for which x is zero
+# A single weight is found soon, often at a kink of the validation error, where the gradient does not become small.
 STEPS_OF_ONE = 10
 FEATURES = "a weight a feature"
 METHODS = {
@@ -55,7 +55,7 @@ METHODS = {
 
 
 def expressions(quick: bool) -> np.ndarray:
-    """Patients and genes, those of large variance first."""
+    """Expressions (patients, genes), with the genes of largest variance first."""
     table = _genes.frame("DBCD").filter(like="num_").to_numpy(float)
     ordered = table[:, np.argsort(-table.var(0), kind="stable")]
     return ordered[:, :600] if quick else ordered
@@ -73,29 +73,29 @@ def split(table: np.ndarray, target: int, seed: int) -> dict[str, tuple[np.ndarr
 
 
 def error(x, data) -> float:
-    """Mean squared error; targets have variance 1 on the training part."""
+    """Mean squared error; the targets have variance 1 on the training part."""
     return float(np.mean((data[0] @ np.asarray(x) - data[1]) ** 2))
 
 
 def largest(X: np.ndarray, y: np.ndarray) -> float:
-    """The smallest single weight at which x is zero."""
+    """The smallest single weight for which x is zero."""
     return float(np.max(np.abs(X.T @ y)) / len(y))
 
 
 def grid(data: dict, number: int) -> tuple[np.ndarray, float, int]:
-    """The single weight of least validation error: (x, weight, solves). From the largest down, each from the last."""
+    """(x, weight, solves) of the single weight with the least validation error; each fit starts from the last one."""
     X, y = data["train"]
     x, best = np.zeros(X.shape[1]), (np.inf, np.zeros(X.shape[1]), 0.0)
     for weight in largest(X, y) * np.geomspace(1, SMALLEST, number):
         x = _lasso.fit(x, X, y, np.full(X.shape[1], weight), 1e-3)
         best = min(best, (error(x, data["validation"]), x, weight), key=lambda found: found[0])
-    # The grid needs no more digits than the comparison does, its winner does.
+    # The grid is solved only as precisely as the comparison needs; its winner is solved again.
     return _lasso.fit(best[1], X, y, np.full(X.shape[1], best[2])), best[2], number + 1
 
 
 @partial(jax.jit, static_argnames="steps")
 def tune(data: dict, stepsize, start, shape, x0, gamma, steps: int):
-    """Weights `theta * shape` from theta = start, one number or as many as features."""
+    """Tune the weights `theta * shape` from theta = start, which is one number or one for each feature."""
     X, y = data["validation"]
     outer = lambda t, x: jnp.mean((X @ x - y) ** 2) + gamma * jnp.sum(jnp.log(t / start) ** 2)  # noqa: E731
     inner = _lasso.solve, _lasso.condition(stepsize)
@@ -131,7 +131,7 @@ def study(table: np.ndarray, target: int, seed: int, grids: tuple[int, ...], ste
         longest = min(steps, STEPS_OF_ONE) if np.ndim(start) == 0 else steps
         found = tune(data, stepsize, start, shape, x0, gamma, longest)
         weights = np.asarray(found.theta * shape)
-        # The fit of these weights: the x of the search is the one after a Newton step.
+        # Fit again with these weights, because the x of the search is the one after a Newton step.
         x = _lasso.fit(np.asarray(found.x), X, y, weights)
         solves = before + np.nansum(found.history.evaluations)
         moved = np.exp(np.max(np.abs(np.log(np.asarray(found.theta / start)))))
@@ -144,7 +144,7 @@ def study(table: np.ndarray, target: int, seed: int, grids: tuple[int, ...], ste
         note(METHODS["grid"].format(number), x, solves, time.perf_counter() - begin)
     top, zero, ones = largest(X, y), np.zeros(p), np.ones(p)
     single, x, solves = tuned(METHODS["bilevel"], 0.1 * top, ones, zero, 0.0)
-    # The same correlation with y for all: weights of mean 1 where features matter most.
+    # Weights inversely proportional to the correlation with y, and 1 for the largest correlation.
     shape = top / np.maximum(np.abs(X.T @ y) / len(y), 1e-3 * top)
     tuned(METHODS["adaptive"], 0.1 * top, shape, zero, 0.0)
     for gamma in (0.0, *PENALTIES):
@@ -159,7 +159,7 @@ def study(table: np.ndarray, target: int, seed: int, grids: tuple[int, ...], ste
 
 
 def derivative(table: np.ndarray, seed: int, repetitions: int) -> list[dict]:
-    """The gradient of the validation error in all weights, by the whole system and by that of the support."""
+    """The gradient of the validation error in all weights, by the whole system and by the system of the support."""
     data = split(table, 0, seed)
     x, weight, _ = grid(data, 20)
     (X, y), weights = data["train"], np.full(len(x), weight)
@@ -218,7 +218,7 @@ def derivative(table: np.ndarray, seed: int, repetitions: int) -> list[dict]:
 
 
 def half_width(values: np.ndarray) -> float:
-    """1.96 standard errors of the mean, corrected for training sets in common (Nadeau, Bengio)."""
+    """1.96 standard errors of the mean, corrected for the overlap of the training sets (Nadeau, Bengio)."""
     return float(1.96 * np.std(values, ddof=1) * np.sqrt(1 / len(values) + (1 - SHARES[1]) / SHARES[0]))
 
 
@@ -228,7 +228,7 @@ def run(results: Results, quick: bool, seed: int) -> None:
     costs = derivative(table, seed, 5 if quick else 30)
     results.table("derivative", costs)
     splits, grids, steps = (2, (10, 30), 6) if quick else (20, (10, 100), 30)
-    # Coordinate descent makes millions of short products: threads of the BLAS would wait for each other.
+    # Coordinate descent makes millions of short products, for which threads of the BLAS would wait for each other.
     with threadpool_limits(1, user_api="blas"):
         found = [study(table, i, seed, grids, steps) for i in tqdm(range(splits), desc="splits", disable=None)]
     rows = [row for one in found for row in one]
@@ -244,7 +244,7 @@ def run(results: Results, quick: bool, seed: int) -> None:
     reference = METHODS["grid"].format(grids[-1])
     summary = []
     for name, column in columns.items():
-        # Targets differ by how well they can be predicted: ratios.
+        # Ratios, because some targets can be predicted much better than others.
         gap = 100 * np.log(column["test error"] / columns[reference]["test error"])
         summary.append(
             {

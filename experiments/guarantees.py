@@ -25,7 +25,7 @@ certify, optimality = idf.certify, idf.optimality
 
 
 class Family(NamedTuple):
-    """A kind of problem: its fixed-point map given data, and how to draw data and theta."""
+    """A kind of problem: its fixed-point map for given data, how to draw data and theta, and the planted fault."""
 
     condition: Callable[[Any], Callable]
     draw: Callable[[np.random.Generator], tuple[Any, Any]]
@@ -81,7 +81,7 @@ def _draw_regression(weight, random, rows=20, n=6):
 
 
 def _draw_kink(random):
-    """A lasso weight at which one coefficient is exactly at its threshold, in exact arithmetic."""
+    """A lasso weight for which one coefficient is, in exact arithmetic, exactly at its threshold."""
     (X, y), theta = _draw_regression(0.0, random)
     theta[1] = 0.0
     Q = np.linalg.qr(X)[0]
@@ -96,7 +96,7 @@ def _draw_singular(random):
 
 
 def _wrong(data):
-    """The conditions of a problem with twice the ridge and another target than the solver's."""
+    """The conditions of another problem than the solver's: with twice the ridge and another target."""
     f = _quadratic(data)
     return optimality.stationary(lambda x, t: f(x, t * jnp.array([1.3, 2.0, 1.0])))
 
@@ -133,14 +133,14 @@ FAMILIES = {
 
 @partial(jax.jit, static_argnums=0)
 def iterate(name: str, data: Any, theta: Any, steps: Any) -> jax.Array:
-    """X after a number of steps of the fixed-point iteration from 0."""
+    """x after a number of steps of the fixed-point iteration from 0."""
     T = as_map(FAMILIES[name].condition(data))
     return lax.fori_loop(0, steps, lambda _, x: T(x, theta), jnp.zeros(FAMILIES[name].n))
 
 
 @partial(jax.jit, static_argnums=0)
 def solution(name: str, data: Any, theta: Any) -> jax.Array:
-    """X to the precision of float64: many steps, then Newton's method, where A is regular."""
+    """x to the precision of float64: many steps, then Newton's method, in the least-squares sense if A is singular."""
     T = as_map(FAMILIES[name].condition(data))
     residual = lambda x: x - T(x, theta)  # noqa: E731
     x = lax.fori_loop(0, 5_000, lambda _, x: T(x, theta), jnp.zeros(FAMILIES[name].n))
@@ -165,7 +165,7 @@ def as_map(condition: Callable) -> Callable:
 
 
 def examine(name: str, seed: int) -> dict[str, Any]:
-    """One random problem of a family: estimates, bound and verdict, beside the truth."""
+    """One random problem of a family: estimates, bound and verdict beside the true error."""
     family, random = FAMILIES[name], np.random.default_rng(seed)
     data, theta = jax.tree.map(jnp.asarray, family.draw(random))
     steps = int(10 ** random.uniform(0.5, 2.8))
@@ -198,9 +198,9 @@ def examine(name: str, seed: int) -> dict[str, Any]:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The counts that the claims are about."""
+    """The counts on which the claims rest."""
     planted = lambda row: row["family"].startswith("planted")  # noqa: E731
-    # Differences know the error to a few digits of the derivative only, and some derivatives are 0.
+    # Central differences have few digits, so small errors cannot be measured by them; and some derivatives are 0.
     floor = lambda row: 10 * row["noise"] + 1e-7 * row["norm"] + 1e-12  # noqa: E731
     honest = [row for row in rows if not planted(row)]
     near = [row for row in honest if row["relative_distance"] < 0.1]
@@ -243,7 +243,7 @@ def run(results: Results, quick: bool, seed: int) -> None:
 
 
 def claims(counts: dict[str, Any]) -> Iterator[Claim]:
-    """From the counts of `summary`: what holds of no case that could be examined is vacuous."""
+    """The claims, from the counts of `summary`."""
     yield Claim(
         "The error is below the bound in every case.",
         of_count(counts["bounds_finite"] - counts["bounds_broken"], counts["bounds_finite"], part=1.0),

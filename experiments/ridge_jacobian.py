@@ -29,7 +29,7 @@ from ._verdicts import Claim, Status, graded, of_cases
 
 
 class Problem(NamedTuple):
-    """A condition, theta, the iteration of a solver with its start, how its iterate becomes x, and the constants."""
+    """A condition and theta; a solver (step, start, and how to read x from its state); constants of the bound."""
 
     condition: Callable
     theta: jax.Array
@@ -105,7 +105,7 @@ def _of_weight(T: Callable) -> Callable:
 
 
 def quadratic_program() -> Problem:
-    """Theta adds to the diagonal of Q; alternating directions (ADMM) stopped after t steps, multipliers included."""
+    """Theta is added to the diagonal of Q; ADMM is stopped after t steps; x includes the multipliers."""
     random = np.random.default_rng(0)
     n, p, m = 10, 2, 15
     L = random.standard_normal((n, n))
@@ -114,7 +114,7 @@ def quadratic_program() -> Problem:
     low = rows @ random.standard_normal(n)
     high = low + np.append(np.zeros(p), random.uniform(0, 0.5, m))
     low = np.where(np.arange(p + m) < p, high, -np.inf)
-    # The step size of equations is larger, as in OSQP.
+    # As in OSQP, equations have a larger step size.
     weight = np.where(np.arange(p + m) < p, 30.0, 1.0)
 
     def step(state, t):
@@ -160,7 +160,7 @@ def errors(problem: Problem, points: int) -> list[dict[str, float]]:
 
     @partial(jax.jit, static_argnums=1)
     def unrolled(theta, steps):
-        # Forward mode: both directions give the same numbers, and this one needs no memory for the steps.
+        # Both modes give the same numbers; forward mode stores no steps.
         return jax.jacfwd(lambda t: flat(iterate_fixed(t, steps)))(theta)
 
     def iterate_fixed(theta, steps):
@@ -174,7 +174,7 @@ def errors(problem: Problem, points: int) -> list[dict[str, float]]:
 
     implicit, polished = jax.jit(jacobian), jax.jit(partial(jacobian, polish=1))
     exact = jax.jit(iterate)(theta, CONVERGED)
-    # Newton's method takes the last digits off.
+    # A Newton step removes the last error.
     exact = jax.tree.map(
         lambda a, b: a - b,
         exact,
@@ -204,7 +204,7 @@ def errors(problem: Problem, points: int) -> list[dict[str, float]]:
 
 
 def run(results: Results, quick: bool, seed: int) -> None:
-    """All four problems (two where it is to be quick), a table and a panel each."""
+    """All four problems (two in the quick version), each with a table and a panel of the figure."""
     del seed  # nothing is random
     names = list(PROBLEMS)[: 2 if quick else 4]
     figure, axes = plt.subplots(1, len(names), figsize=(3.75 * len(names), 3.8))
@@ -234,7 +234,7 @@ FLOOR = 1e-15  # smaller errors are drawn here
 
 
 def draw(axis, name: str, rows: list[dict[str, float]]) -> None:
-    """Errors against the error of the solution, on logarithmic axes."""
+    """Draw errors against the error of the solution, on logarithmic axes."""
     for key, (label, line, marker) in STYLES.items():
         pairs = [
             (row["solution"], max(row[key], FLOOR)) for row in rows if np.isfinite(row[key]) and row["solution"] > 1e-13

@@ -46,7 +46,7 @@ PAIRS = [
 
 
 class Sizes(NamedTuple):
-    """m and m_val examples; p of the main pair and of the others; inner steps; seconds for repetitions."""
+    """Numbers of examples, features and steps; `p` is for the main pair, `p_pairs` for the others."""
 
     m: int = 700
     m_val: int = 200
@@ -58,7 +58,7 @@ class Sizes(NamedTuple):
     outer_steps: int = 60
     memory: tuple[int, ...] = (25, 250, 2500)
     seconds: float = 6.0
-    # There the unrolled program of a loop with a condition is left out: it takes minutes, and 7 GB at p = 10,000.
+    # For these p, the unrolled loop that asks is left out: it takes minutes, and 7 GB at p = 10,000.
     not_unrolled: tuple[int, ...] = (5000, 7500)
 
 
@@ -66,21 +66,21 @@ QUICK = Sizes(150, 60, (80,), (80,), 80, ((svm.BLOCKS, svm.PROJECTED),), 150, 8,
 
 
 class Program(NamedTuple):
-    """A compiled (lam, data) -> ((loss, x), gradient), the seconds that took, the bytes it needs beside its data."""
+    """A compiled (lam, data) -> ((loss, x), gradient), the seconds of compilation, and the bytes beside the data."""
 
     call: Callable
     seconds: float
     bytes: int
 
 
-RATE = 5e-3  # the paper's
-FIRST = 0.3  # the length of the first step on real data, whose losses have other sizes; about what 5e-3 makes above
+RATE = 5e-3  # as in the paper
+FIRST = 0.3  # length of the first step on real data, where losses have other sizes; about that of RATE above
 
 PROGRAMS: dict[tuple, Program] = {}
 
 
 def compiled(data: svm.Data, make: Callable, *args: Any) -> Program:
-    """The program of make(*args), compiled ahead of time, so that this is timed apart, and once for each shape."""
+    """The program of make(*args), compiled ahead of time, and only once for each shape of the data."""
     key = (make, *args, *(array.shape for array in data))
     if key not in PROGRAMS:
         PROGRAMS[key] = _compiled(make(*args), data)
@@ -98,7 +98,7 @@ def steps_of(solver: str, steps: int) -> int:
 
 
 def programs(solver: str, conditions: tuple[str, ...], steps: int, data: svm.Data, conditional: bool) -> dict:
-    """Of a solver: implicit for each condition, and unrolled."""
+    """The programs for a solver: implicit for each condition, and unrolled."""
     n = steps_of(solver, steps)
     made = {("implicit", of): compiled(data, svm.implicit, solver, of, n) for of in conditions}
     made[KINDS[1], ""] = compiled(data, svm.unrolled, solver, n)
@@ -108,7 +108,7 @@ def programs(solver: str, conditions: tuple[str, ...], steps: int, data: svm.Dat
 
 
 def interleaved(made: dict, data: svm.Data, seconds: float) -> tuple[dict, dict]:
-    """Seconds of each program, in turns (3 to 20 of them), and what they return."""
+    """Seconds of each program, in 3 to 20 turns, and what the programs return."""
     calls = {key: partial(program.call, jnp.float32(0), data) for key, program in made.items()}
     return in_turns(calls, 3, 20, seconds), {key: call() for key, call in calls.items()}
 
@@ -167,7 +167,7 @@ def points(
 
 
 def grid(sizes: Sizes, seed: int) -> list[dict]:
-    """All sizes for the projected gradient, some for the other pairs."""
+    """All sizes for the projected gradient, some of them for the other pairs."""
     rows = []
     for p in tqdm(sizes.p, desc="sizes", disable=None):
         data = svm.synthetic(p, sizes.m, sizes.m_val, seed)
@@ -201,7 +201,7 @@ def memory(sizes: Sizes, seed: int, quick: bool) -> list[dict]:
 def descend(
     program: Program, data: svm.Data, steps: int, rate: float, constant: int = 100
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Losses and lam of gradient descent on lam, with a step size that falls like 1/sqrt after the constant steps."""
+    """Losses and lam of gradient descent; the step size is constant at first, and then falls like 1/sqrt."""
     lam, losses, lams = jnp.float32(0), [], []
     for i in tqdm(range(steps), desc="outer steps", disable=None, leave=False):
         (loss, _), gradient = program.call(lam, data)
@@ -216,7 +216,7 @@ def curves(sizes: Sizes, seed: int) -> dict[tuple[str, str], np.ndarray]:
     data = svm.synthetic(sizes.p[min(1, len(sizes.p) - 1)], sizes.m, sizes.m_val, seed)
     found = {}
     for solver in dict.fromkeys([svm.PROJECTED, *(solver for solver, _ in sizes.pairs)]):
-        # The projected gradient's condition: with that of mirror descent a step takes seconds (see the table).
+        # Always the condition of the projected gradient: with that of mirror descent, a step takes about a second.
         made = programs(solver, (svm.PROJECTED,), sizes.steps, data, conditional=False)
         for (kind, _), program in made.items():
             found[solver, "implicit" if kind == KINDS[0] else "unrolled"] = descend(

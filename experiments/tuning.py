@@ -44,7 +44,7 @@ SHOWN = (
 
 
 class Data(NamedTuple):
-    """Standardised samples in rows; the targets of a regression standardised, labels 0 and 1."""
+    """Standardised samples in rows; the targets of a regression are standardised, labels are 0 and 1."""
 
     train: tuple[np.ndarray, np.ndarray]
     validation: tuple[np.ndarray, np.ndarray]
@@ -52,7 +52,7 @@ class Data(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A solver with parameters theta in a box, the loss of its solution on a set, and what the grid runs over."""
+    """A solver with parameters theta in a box, the loss of its solution on a set, and the parameters of the grid."""
 
     solver: Any
     x0: Any
@@ -62,11 +62,11 @@ class Model(NamedTuple):
     data: str
     box: tuple = (LOW, HIGH)
     grid: Callable[[tuple], Any] = lambda point: jnp.asarray(point)
-    over: int | None = None  # parameters of the grid; None for all
+    over: int | None = None  # number of parameters in the grid; None for all
 
 
 def data(load: Callable, regression: bool, seed: int) -> Data:
-    """Thirds drawn at random, in units of the training part."""
+    """Random thirds of the data, standardised by the training part."""
     X, y = load(return_X_y=True)
     parts = np.array_split(np.random.default_rng(seed).permutation(len(y)), 3)
     mean, scale = X[parts[0]].mean(0), X[parts[0]].std(0)
@@ -93,7 +93,7 @@ def models(seed: int, quick: bool) -> dict[str, tuple[Model, Data]]:
     shrink = lambda prox: idf.solvers.ProximalGradient(fit, prox, maxiter=20_000)  # noqa: E731
     share = lambda point: jnp.full(p, point[0])  # noqa: E731
     Xc, yc = map(jnp.asarray, cancer.train)
-    # Mean, standard error and worst value of ten measurements: one weight each.
+    # One weight each for the mean, the standard error and the worst value of ten measurements.
     group = lambda w: jnp.append(jnp.repeat(w, 10), 0.0)  # noqa: E731
     score = lambda x, X: X @ x[:-1] + x[-1]  # noqa: E731
     classify = idf.solvers.GradientDescent(
@@ -110,7 +110,7 @@ def models(seed: int, quick: bool) -> dict[str, tuple[Model, Data]]:
         "ridge, a weight each": Model(
             ridge, jnp.zeros(p), np.ones(p), lambda t: (t,), squares, "diabetes", grid=share, over=1
         ),
-        # All features in at the start: the weight of one that is out has no derivative.
+        # Small enough for all features to be selected: the derivative in the weight of any other is zero.
         "lasso, a weight each": Model(
             shrink(idf.prox.lasso),
             jnp.zeros(p),
