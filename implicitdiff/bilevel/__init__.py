@@ -1,4 +1,4 @@
-"""Bilevel optimisation: min over theta of outer(theta, x*(theta)), x* the solution of an inner problem."""
+"""Bilevel optimisation: min over theta of outer(theta, x*(theta)), where x* solves an inner problem."""
 
 from ._checkpoint import Checkpoint as Checkpoint
 from ._history import History as History

@@ -1,8 +1,9 @@
-"""The default outer method: no step size to choose, inner solves as loose as the error estimates allow.
+"""The default outer method. There is no step size to choose, and inner solves are as loose as error estimates allow.
 
-Directions are those of L-BFGS; under a projection, spectral projected gradient. A step is taken when the loss falls
-enough (Armijo) and the errors of both losses, as estimated, are small beside that; else the inner problem is solved
-more precisely or the step is shortened. After it the gradient must be known to a third.
+Directions are those of L-BFGS or, under a projection, of the spectral projected gradient method. A step is accepted
+when the loss falls enough (Armijo) and the estimated errors of both losses are small beside the decrease. Otherwise the
+inner problem is solved more precisely, or the step is shortened. After the step, the relative error of the gradient
+must be at most a third.
 
 Source: Pedregosa, "Hyperparameter optimization with approximate gradient", 2016; Salehi, Mukherjee, Roberts, Ehrhardt,
 "An adaptively inexact first-order method for bilevel optimization", 2024; Birgin, Martinez, Raydan, "Nonmonotone
@@ -21,7 +22,7 @@ from ._state import CONVERGED, NOT_FINITE, RUNNING, STALLED, Problem, State, fau
 
 PAIRS = 10
 ARMIJO = 1e-4
-# The estimated error of a loss, beside its decrease, and of a gradient, beside the gradient.
+# The accepted error of a loss relative to its decrease, and of a gradient relative to the gradient.
 LOSS_SHARE, GRADIENT_SHARE = 0.2, 0.3
 FIRST_TOLERANCE = 1e-2
 TIGHTEN, LOOSEN = 0.1, 2.0
@@ -29,14 +30,14 @@ TRIALS = 30
 
 
 class Memory(NamedTuple):
-    """Steps s and changes y of the gradient, newest first; 0 where there are none."""
+    """Steps s and changes y of the gradient, newest first, and zero where there are none yet."""
 
     s: Float[Array, "pairs p"]
     y: Float[Array, "pairs p"]
 
 
 class _Search(NamedTuple):
-    """A line search: the last trial point, and what it took so far."""
+    """A line search: the last trial point, and the work so far."""
 
     found: Hypergradient
     eta: Array
@@ -49,7 +50,7 @@ class _Search(NamedTuple):
     cause: Array
     accepted: Array
     stalled: Array
-    # The loss where the search starts and its error; and whether these are to be known better first.
+    # Loss and error where the search starts, and whether they have to be computed more precisely first.
     base: Array
     base_error: Array
     rebase: Array
@@ -59,11 +60,11 @@ class Adaptive:
     """Quasi-Newton steps with inexact values and gradients."""
 
     def __init__(self, problem: Problem, floor: float):
-        """`floor` is the smallest tolerance to ask of the inner solver."""
+        """`floor` is the smallest tolerance for the inner solver."""
         self.problem, self.floor = problem, floor
 
     def init(self, eta: Array, x: PyTree, adjoint: Array) -> State:
-        """Before the first step, which only evaluates the start: one program to compile, not two."""
+        """The state before the first step, which only evaluates the start, so that there is one program to compile."""
         memory = Memory(*jnp.zeros((2, PAIRS, eta.size), eta.dtype))
         return unknown(self.problem.project(eta), x, adjoint, max(FIRST_TOLERANCE, self.floor), memory)
 
@@ -79,7 +80,7 @@ class Adaptive:
         found, accepted = search.found, search.accepted
         pick = lambda new, old: jax.tree.map(lambda a, b: jnp.where(accepted, a, b), new, old)  # noqa: E731
         s, y = search.eta - state.eta, found.gradient - state.gradient
-        # A pair must show positive curvature, more than the errors of the gradients may feign.
+        # A pair is kept if its curvature is positive, and larger than the errors of the gradients can explain.
         curved = s @ y > 1e-10 * jnp.linalg.norm(s) * jnp.linalg.norm(y)
         push = lambda old, new: jnp.where(curved, jnp.concatenate([new[None], old[:-1]]), old)  # noqa: E731
         has_memory = jnp.any(state.memory.s != 0)
@@ -89,7 +90,7 @@ class Adaptive:
         eta = pick(search.eta, state.eta)
         gradient = pick(found.gradient, state.gradient)
         norm = self.problem.stationarity(eta, gradient)
-        # Without a memory the direction was the gradient: there is nothing else to try.
+        # Without a memory the direction was the negative gradient, and there is nothing else to try.
         status = jnp.where(accepted & self._converged(norm, found), CONVERGED, RUNNING)
         status = jnp.where(~accepted & ~has_memory, STALLED, status)
         status = jnp.where(~accepted & (state.iteration < 0), NOT_FINITE, status)
@@ -104,10 +105,10 @@ class Adaptive:
         )  # fmt: skip
 
     def _direction(self, state: State) -> tuple[Array, Array]:
-        """Where to go, and the slope of the loss along it."""
+        """The direction, and the slope of the loss along it."""
         g, (S, Y) = state.gradient, state.memory
         size = jnp.linalg.norm(g)
-        # The first step moves theta by a tenth, or less.
+        # The first step changes theta by at most a tenth.
         first = 0.1 * jnp.maximum(1.0, jnp.linalg.norm(state.eta)) / jnp.where(size > 0, size, 1.0)
         known = jnp.any(S[0] != 0)
         sy = S[0] @ Y[0]
@@ -123,7 +124,7 @@ class Adaptive:
         return direction, direction @ g
 
     def _search(self, state: State, direction: Array, slope: Array) -> _Search:
-        """Shorten the step, or solve the inner problem more precisely, until the loss surely falls."""
+        """Shorten the step, or solve the inner problem more precisely, until the loss certainly falls."""
         before = Hypergradient(
             state.loss, state.loss_error, state.gradient, state.gradient_error, state.x, state.adjoint,
             state.gradient_norm, jnp.int32(0), jnp.array(False),
@@ -135,7 +136,7 @@ class Adaptive:
 
         def attempt(s: _Search) -> _Search:
             eta = jnp.where(s.rebase, state.eta, state.eta + s.step * direction)
-            # From the last good solution: a trial that failed may have led astray.
+            # Start from the last good solution, because a failed trial may have ended anywhere.
             found, inner = self.problem.evaluate(eta, state.x, state.adjoint, s.tolerance)
             cause = fault(found)
             good, rebased = cause == 0, s.rebase & (cause == 0)
@@ -147,14 +148,14 @@ class Adaptive:
             known = (start | (error <= LOSS_SHARE * promised)) & self._gradient_known(found)
             falls = found.loss <= base - ARMIJO * promised
             tightest = s.tolerance <= self.floor
-            # What cannot be known better is taken if it falls, errors and all.
+            # If the losses cannot be computed more precisely, a decrease is accepted in spite of their errors.
             accepted = good & ~s.rebase & (jnp.where(tightest, found.loss + error <= base, known & falls))
-            # A rise by more than the error is one, known or not.
+            # An increase by more than the errors is certain.
             rises = ~good | (found.loss - error > base - ARMIJO * promised) | (known & ~falls)
             shorten = ~s.rebase & ~accepted & (rises | tightest)
             tighten = ~s.rebase & ~accepted & ~shorten
             a, b = slope * s.step, found.loss - base
-            fitted = jnp.clip(-a / (2 * jnp.where(b - a > 0, b - a, -a)), 0.1, 0.5)  # of the parabola
+            fitted = jnp.clip(-a / (2 * jnp.where(b - a > 0, b - a, -a)), 0.1, 0.5)  # minimum of the parabola
             step = jnp.where(shorten, s.step * jnp.where(good, fitted, 0.1), s.step)
             noise = 10 * jnp.finfo(eta.dtype).eps
             stalled = shorten & (step * jnp.linalg.norm(direction) <= noise * (1 + jnp.linalg.norm(eta)))
@@ -178,7 +179,7 @@ class Adaptive:
 
 
 def _two_loops(g: Array, S: Array, Y: Array, scale: Array) -> Array:
-    """H g of L-BFGS with H0 = scale; pairs that are 0 do nothing. Nocedal, Wright, algorithm 7.4."""
+    """The product H g of L-BFGS with H0 = scale (Nocedal, Wright, algorithm 7.4); pairs that are 0 have no effect."""
     curvature = jnp.sum(S * Y, axis=1)
     rho = jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), 0)
 

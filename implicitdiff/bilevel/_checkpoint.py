@@ -1,4 +1,4 @@
-"""A run's whole state in one file."""
+"""The complete state of a run in one file."""
 
 import contextlib
 import os
@@ -14,11 +14,11 @@ from jaxtyping import PyTree
 
 
 class Checkpoint(NamedTuple):
-    """A file that holds the whole state of a run, written every so many steps.
+    """A file with the complete state of a run, written at regular intervals.
 
     Attributes:
-        path: of the file; a run that finds it goes on from there.
-        every: outer steps (epochs of a stochastic method) between two writes.
+        path: path of the file; a run that finds the file continues from there.
+        every: number of outer steps (epochs of a stochastic method) between two writes.
     """
 
     path: str | os.PathLike
@@ -26,11 +26,11 @@ class Checkpoint(NamedTuple):
 
     @classmethod
     def of(cls, given: "Checkpoint | str | os.PathLike | None") -> "Checkpoint | None":
-        """A path is a checkpoint with the default interval."""
+        """A checkpoint; from a path, one with the default interval."""
         return cls(given) if isinstance(given, str | os.PathLike) else given
 
     def save(self, state: PyTree, rows: Sequence[tuple]) -> None:
-        """Write beside and rename: a file that exists is whole."""
+        """Write a temporary file and rename it, so that a file that exists is complete."""
         leaves: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
         path = Path(self.path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,10 +47,10 @@ class Checkpoint(NamedTuple):
             raise
 
     def load(self, like: PyTree) -> tuple[PyTree, list[tuple]] | None:
-        """State and rows, None where there is no file; `like` is a state, or its shapes.
+        """State and rows, or None if there is no file; `like` is a state, or its shapes.
 
         Raises:
-            ValueError: the file is of another problem.
+            ValueError: the file belongs to another problem.
         """
         if not Path(self.path).exists():
             return None

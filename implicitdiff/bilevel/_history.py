@@ -1,4 +1,4 @@
-"""What happened on the way."""
+"""The history of a run."""
 
 from typing import Any, NamedTuple
 
@@ -6,16 +6,16 @@ import numpy as np
 
 
 class History(NamedTuple):
-    """One entry for each outer step, the start included.
+    """One entry for each outer step and one for the start.
 
     Attributes:
         loss: outer(theta, x*(theta)).
-        gradient_norm: of the hyper-gradient; under a projection, of the step that it makes.
+        gradient_norm: norm of the hyper-gradient; under a projection, of the projected step.
         gradient_error: its estimated error.
-        inner_iterations: of all inner solves of the step (0 where the solver does not tell).
+        inner_iterations: iterations of all inner solves of the step (0 if the solver does not report them).
         linear_iterations: products with the Jacobian of the inner conditions; n for each matrix that was formed.
-        evaluations: inner solves.
-        tolerance: what was asked of the inner solver.
+        evaluations: number of inner solves.
+        tolerance: the tolerance of the inner solver.
         time: seconds since the start (NaN under jit and vmap).
     """
 
@@ -29,7 +29,7 @@ class History(NamedTuple):
     time: np.ndarray
 
     def plot(self, axes: Any = None) -> Any:
-        """Loss on the left, hyper-gradient and its error on the right, against inner solves; returns the figure."""
+        """A figure: the loss (left), the hyper-gradient and its error (right), against the number of inner solves."""
         import matplotlib.pyplot as plt
 
         figure = None

@@ -1,4 +1,4 @@
-"""The inner problem: how it is solved to an accuracy, and which conditions its solution satisfies."""
+"""The inner problem: how it is solved to a given accuracy, and which conditions its solution satisfies."""
 
 import dataclasses
 import inspect
@@ -17,12 +17,12 @@ from ..solvers.adapters import OptimistixSolver
 from ..solvers.scipy import ScipySolver
 from ..solvers.sklearn import SklearnSolver
 
-# Solvers of other libraries: `solved` gives x and its conditions.
+# Adapters of other libraries: `solved` returns x and its conditions.
 ADAPTERS = ScipySolver, OptimistixSolver, SklearnSolver
 
 
 class Solved(NamedTuple):
-    """An inner solution, the iterations it took (0 where the solver does not tell), and its conditions F(x, theta)."""
+    """An inner solution, its iterations (0 if the solver does not report them), and its conditions F(x, theta)."""
 
     x: PyTree
     iterations: Array
@@ -30,7 +30,7 @@ class Solved(NamedTuple):
 
 
 class Inner:
-    """x*(theta) as a solver that can be asked for an accuracy."""
+    """The inner solver, with an accuracy that can be chosen."""
 
     def __init__(self, inner: Any, args: Callable[[PyTree], tuple] | None):
         """Accept a decorated solver, a solver of `implicitdiff.solvers`, or a pair (solver, condition)."""
@@ -62,7 +62,7 @@ class Inner:
         self.takes_tol = isinstance(inner, IterativeSolver) or _has_parameter(self.solver, "tol")
 
     def solve(self, x: PyTree, theta: PyTree, tol: Array) -> Solved:
-        """Solve from x to an accuracy, where the solver lets itself be told one."""
+        """Solve from x to a given accuracy, if the solver has a tolerance."""
         args = stop(self.args(theta))
         if isinstance(self.solver, IterativeSolver):
             solver: Any = dataclasses.replace(self.solver, tol=tol)  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ class Inner:
         return Solved(stop(x), jnp.int32(0), self.bound(self.condition))
 
     def bound(self, F: Callable) -> Condition:
-        """F(x, theta) from F(x, *args), with what it knows of its Jacobian."""
+        """F(x, theta) from F(x, *args), with the known properties of its Jacobian."""
         known = {name: getattr(F, name, None) for name in ("symmetric", "positive_definite", "parts")}
         return Condition(F, name_of(F), is_root=True, **known).after(self.args)
 

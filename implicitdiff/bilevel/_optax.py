@@ -1,4 +1,4 @@
-"""Outer steps by an optax transformation: its step sizes, our hyper-gradients."""
+"""Outer steps by an optax transformation, with its step sizes and our hyper-gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -7,20 +7,20 @@ from jaxtyping import Array, PyTree
 
 from ._state import CONVERGED, NOT_FINITE, RUNNING, Problem, State, fault, unknown
 
-# Steps of a transformation are no descent: all inner solves get this tolerance.
+# The steps of a transformation need not decrease the loss, so there is nothing to adapt to: one tolerance for all.
 TOLERANCE = 1e-4
 
 
 class Optax:
-    """Eta moves by the updates of a transformation; a step to where the loss is not finite is rejected and halved."""
+    """Steps by the updates of a transformation; a step to a point where the loss is not finite is halved."""
 
     def __init__(self, problem: Problem, transformation: optax.GradientTransformation, floor: float):
-        """`floor` is the smallest tolerance to ask of the inner solver."""
+        """`floor` is the smallest tolerance for the inner solver."""
         self.problem, self.transformation = problem, transformation
         self.tolerance = max(TOLERANCE, floor)
 
     def init(self, eta: Array, x: PyTree, adjoint: Array) -> State:
-        """Before the first step, which only evaluates the start."""
+        """The state before the first step, which only evaluates the start."""
         eta = self.problem.project(eta)
         return unknown(eta, x, adjoint, self.tolerance, self.transformation.init(eta))
 
@@ -34,7 +34,7 @@ class Optax:
             jnp.where(start, state.eta, eta), state.x, state.adjoint, memory, state.iteration + 1,
         )  # fmt: skip
         bad = (new.status == NOT_FINITE) & ~start
-        # Where it led is no place to be: back, with the transformation's memory as it was but a smaller gradient.
+        # The point cannot be used: go back, keep the memory of the transformation, and take a smaller gradient.
         kept = state._replace(
             gradient=state.gradient / 2, iteration=state.iteration + 1, rejected=jnp.int32(1), cause=new.cause,
             inner_iterations=new.inner_iterations, linear_iterations=new.linear_iterations, evaluations=jnp.int32(1),

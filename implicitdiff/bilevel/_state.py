@@ -1,4 +1,4 @@
-"""The state of an outer method, and what all methods share."""
+"""The state of an outer method, and the outer problem in flat coordinates."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,19 +24,19 @@ MEANING = {
 
 
 class State(NamedTuple):
-    """All that the next step depends on, as arrays: what a checkpoint holds.
+    """Everything on which the next step depends, as arrays; a checkpoint stores it.
 
     Attributes:
-        eta: theta in the coordinates of the search, flat.
+        eta: theta in the coordinates of the search, as a vector.
         x: the inner solution.
         adjoint: the adjoint solution.
-        tolerance: asked of the inner solver.
-        loss, loss_error, gradient, gradient_norm, gradient_error: at eta.
-        memory: of the method.
-        iteration: outer steps done.
-        inner_iterations, linear_iterations, evaluations: of the last step.
-        rejected: trial points of the last step that could not be used.
-        cause: why the last of these could not; see `CAUSES`.
+        tolerance: the tolerance of the inner solver.
+        loss, loss_error, gradient, gradient_norm, gradient_error: values at eta.
+        memory: the memory of the method.
+        iteration: number of outer steps made.
+        inner_iterations, linear_iterations, evaluations: work of the last step.
+        rejected: number of trial points of the last step that could not be used.
+        cause: why the last of these could not be used; see `CAUSES`.
         status: see `MEANING`.
     """
 
@@ -60,7 +60,7 @@ class State(NamedTuple):
 
 
 class Problem:
-    """The outer problem in flat coordinates eta: theta itself, or its logarithm where it is asked for."""
+    """The outer problem in flat coordinates eta, which are theta or its logarithm."""
 
     def __init__(
         self, outer: Callable, inner: Inner, theta: PyTree, projection: Callable | None, log: bool | PyTree, tol: float
@@ -69,7 +69,7 @@ class Problem:
         self.outer, self.inner, self.projection, self.tol = outer, inner, projection, tol
         flags = jax.tree.map(lambda _: log, theta) if isinstance(log, bool) else log
         self.flags = jax.tree.map(bool, flags)
-        # A step changes a logarithm by at most 2: theta by a factor of 7.
+        # A step changes a logarithm by at most 2, and so theta by at most a factor of 7.
         logs, _ = ravel_pytree(jax.tree.map(lambda leaf, flag: jnp.full(jnp.shape(leaf), flag), theta, self.flags))
         self.longest = jnp.where(logs, 2.0, jnp.inf)
         _, self.unravel = ravel_pytree(self._coordinates(theta))
@@ -78,7 +78,7 @@ class Problem:
         return jax.tree.map(lambda leaf, log: jnp.log(leaf) if log else jnp.asarray(leaf), theta, self.flags)
 
     def eta_of(self, theta: PyTree) -> Array:
-        """Coordinates of theta."""
+        """The coordinates of theta."""
         return ravel_pytree(self._coordinates(theta))[0]
 
     def theta_of(self, eta: Array) -> PyTree:
@@ -86,24 +86,24 @@ class Problem:
         return jax.tree.map(lambda leaf, log: jnp.exp(leaf) if log else leaf, self.unravel(eta), self.flags)
 
     def project(self, eta: Array) -> Array:
-        """The nearest feasible point, nearest in theta."""
+        """The nearest feasible point (in theta, not in eta)."""
         return eta if self.projection is None else self.eta_of(self.projection(self.theta_of(eta)))
 
     def stationarity(self, eta: Array, gradient: Array) -> Array:
-        """The norm of the gradient, or of the step that it makes under the projection."""
+        """The norm of the gradient; under a projection, of the projected step."""
         if self.projection is None:
             return jnp.linalg.norm(gradient)
         return jnp.linalg.norm(eta - self.project(eta - gradient))
 
     def evaluate(self, eta: Array, x: PyTree, adjoint: Array, tolerance: Array) -> tuple[Hypergradient, Array]:
-        """Solve the inner problem from x, then value and gradient; and the inner iterations."""
+        """Solve the inner problem from x, and evaluate loss and gradient; also returns the inner iterations."""
         solved = self.inner.solve(x, self.theta_of(eta), tolerance)
         found = hypergradient(self.outer, solved.F, self.theta_of, self.inner.adjoint, eta, solved.x, adjoint)
         return found, solved.iterations
 
 
 def unknown(eta: Array, x: PyTree, adjoint: Array, tolerance: float, memory: Any) -> State:
-    """The state before anything was evaluated: the loss is inf, the iteration -1."""
+    """The state before anything is evaluated: the loss is inf and the iteration is -1."""
     zero, none = jnp.zeros((), eta.dtype), jnp.int32(0)
     return State(
         eta, x, adjoint, zero + tolerance, zero + jnp.inf, zero, jnp.zeros_like(eta), zero, zero, memory,
@@ -120,6 +120,6 @@ CAUSES = (
 
 
 def fault(found: Hypergradient) -> Int[Array, ""]:
-    """Why a trial point cannot be used: an index into `CAUSES`, 0 for one that can."""
+    """Why a trial point cannot be used, as an index into `CAUSES`; 0 if it can be used."""
     bad = ~jnp.isfinite(found.loss), ~found.sound, ~jnp.all(jnp.isfinite(found.gradient))
     return jnp.where(bad[0], 1, jnp.where(bad[1], 2, jnp.where(bad[2], 3, 0))).astype(jnp.int32)

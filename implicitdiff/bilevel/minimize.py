@@ -1,4 +1,4 @@
-"""The outer loop: on the host with checkpoints and a bar, or inside jit and vmap."""
+"""The outer loop: on the host with checkpoints and a progress bar, or inside jit and vmap."""
 
 import sys
 import time
@@ -48,11 +48,11 @@ class Result(NamedTuple):
     """What `minimize` returns.
 
     Attributes:
-        theta: where the loss was smallest.
-        x: the inner solution there.
-        loss: the outer loss there.
+        theta: the theta with the smallest loss.
+        x: the inner solution for it.
+        loss: the outer loss for it.
         history: one entry for each step.
-        status: why it ended; `message` says it in words.
+        status: why the run ended; `message` says it in words.
     """
 
     theta: PyTree
@@ -63,7 +63,7 @@ class Result(NamedTuple):
 
     @property
     def message(self) -> str:
-        """Why it ended."""
+        """Why the run ended."""
         return MEANING[int(self.status)]
 
 
@@ -86,42 +86,43 @@ def minimize(
 ) -> Result:
     """Minimise outer(theta, x*(theta)) over theta, where x* solves the inner problem.
 
-    The hyper-gradient is that of the implicit function theorem, one adjoint solve; x and the adjoint solution start
-    from those of the last step. Beside each value and gradient stands an estimate of its error, from one Newton step on
-    the inner conditions, and value and gradient are taken after that step. Without an optimizer there is nothing to
-    choose: L-BFGS directions (spectral projected gradients under a projection) with a line search, where the inner
-    problem is solved as precisely as the comparison of two losses needs and no more.
+    The hyper-gradient follows from the implicit function theorem and takes one adjoint solve; x and the adjoint
+    solution start from those of the last step. Loss and gradient are evaluated after one Newton step on the inner
+    conditions, which also estimates their errors. Without an optimizer there is nothing to choose: the directions are
+    those of L-BFGS (or, under a projection, of the spectral projected gradient method), and the line search solves the
+    inner problem only as precisely as the comparison of two losses needs.
 
     Args:
         outer: `outer(theta, x)` to a real scalar; differentiated in both.
         inner: a solver decorated with `custom_root` or `custom_fixed_point`; a solver of `implicitdiff.solvers`, those
             of SciPy, scikit-learn and optimistix among them; or a pair (solver, condition) with
-            `solver(x, *args(theta))`, a root condition F or a condition of `implicitdiff.optimality`. A solver with a
-            parameter `tol` is told how precise it has to be. NumPy code has to be wrapped in `host_solver`.
-        theta: where to start: a pytree of floating-point arrays.
-        x0: where the inner solver starts at first; may be None where it takes no start.
+            `solver(x, *args(theta))` and a root condition F or a condition of `implicitdiff.optimality`. A solver with
+            a parameter `tol` is told how precise it has to be. NumPy code has to be wrapped in `host_solver`.
+        theta: the starting point, a pytree of floating-point arrays.
+        x0: the first starting point of the inner solver; may be None if the solver takes none.
         args: theta -> the arguments of inner after x; `(theta,)` by default.
-        optimizer: None, or any optax transformation, which then takes its own steps.
+        optimizer: None, or any optax transformation, which then chooses the steps.
         projection: `projection(theta)`, onto the set of allowed theta.
-        log: True searches over the logarithm of theta, which must be positive; or a pytree of booleans like theta.
-        tol: stop when the norm of the hyper-gradient (in the logarithm where log; of the projected step under a
-            projection) is at most that.
-        max_steps: the largest number of outer steps.
+        log: True to search over the logarithm of theta, which must be positive; or a pytree of booleans like theta.
+        tol: stop when the norm of the hyper-gradient (in the logarithm if log; of the projected step under a
+            projection) is at most this.
+        max_steps: maximum number of outer steps.
         time_limit: seconds after which no new step begins.
         callback: `callback(step, theta, x, loss)` after each step; returning True ends the run.
-        progress: whether to show a bar; None shows one in a terminal.
+        progress: whether to show a progress bar; None shows one in a terminal.
         checkpoint: a `Checkpoint`, or its path.
 
     Returns:
-        A `Result`. An interrupted run (Ctrl-C) returns what it has. Under jit or vmap (theta or x0 traced) the whole
-        run is one loop; callback, progress, time_limit and checkpoint are for the host only.
+        A `Result`. An interrupted run (Ctrl-C) returns the best result so far. Under jit or vmap (theta or x0 is
+        traced) the whole run is one loop; callback, progress, time_limit and checkpoint work on the host only.
 
     Raises:
         TypeError: inner is none of these, or x0 is missing.
-        ValueError: theta does not suit log; a checkpoint is of another problem; options of the host under jit.
+        ValueError: theta is not positive with log; a checkpoint belongs to another problem; options of the host are
+            used under jit.
 
     Warns:
-        RuntimeWarning: a trial point was rejected because something was not finite there; with the cause.
+        RuntimeWarning: a trial point was rejected because something was not finite there; the warning says what.
 
     Source: Pedregosa, ICML 2016; Salehi et al., "An adaptively inexact first-order method for bilevel optimization",
     2024; Ehrhardt, Roberts, 2024; Blondel et al., NeurIPS 2022, section 4.
@@ -161,7 +162,7 @@ def minimize(
 
 
 def strong(tree: PyTree) -> PyTree:
-    """The arrays without weak types, which would change on the way."""
+    """The arrays without weak types, which would change during the loop."""
     return jax.tree.map(lambda leaf: lax.convert_element_type(leaf, leaf.dtype), tree)
 
 
@@ -175,14 +176,14 @@ def _start(inner: Inner, theta: PyTree, x0: PyTree) -> PyTree:
 
 
 def _step(method: Any, state: State, best: State) -> tuple[State, State]:
-    """One outer step, and the better of where it leads to and the best so far."""
+    """One outer step, and the better of its result and the best so far."""
     new = method.step(state)
     smaller = new.loss < best.loss
     return new, jax.tree.map(lambda a, b: jnp.where(smaller, a, b), new, best)
 
 
 def _traced(method: Any, eta: Array, x0: PyTree, adjoint: Array, max_steps: int) -> tuple[State, tuple, Array]:
-    """The run as one loop; a batch goes on until its last element has ended."""
+    """The run as one loop; a batch continues until its last element has ended."""
     first = method.init(eta, x0, adjoint)
     columns = {name: jnp.full(max_steps + 1, jnp.nan, eta.dtype) for name in RECORDED}
 
@@ -197,7 +198,7 @@ def _traced(method: Any, eta: Array, x0: PyTree, adjoint: Array, max_steps: int)
 
     last, best, columns = while_loop(unfinished, body, (first, first, columns))
     status = jnp.where(last.status == RUNNING, OUT_OF_STEPS, last.status)
-    # By name: a loop returns a dictionary in the order of its keys.
+    # By name, because a loop returns a dictionary sorted by its keys.
     history = *(columns[name] for name in RECORDED), jnp.full(max_steps + 1, jnp.nan, eta.dtype)
     return best, history, status
 
@@ -207,7 +208,7 @@ class _Host:
 
     def __init__(self, problem: Problem, method: Any, max_steps: int, time_limit, callback, progress, checkpoint):
         self.problem, self.max_steps, self.time_limit, self.callback = problem, max_steps, time_limit, callback
-        # Buffers are not donated: an interrupt in the middle of a step must find the last state.
+        # Buffers are not donated, so that the last state is still there after an interrupt in the middle of a step.
         self.init, self.method = method.init, method
         self.progress = sys.stderr.isatty() if progress is None else progress
         self.checkpoint = Checkpoint.of(checkpoint)
@@ -260,7 +261,7 @@ class _Host:
     def _bar(self) -> Any:
         if not self.progress:
             return None
-        from tqdm import tqdm  # optional: only who wants a bar needs it
+        from tqdm import tqdm  # optional, for the progress bar only
 
         return tqdm(total=self.max_steps, desc="minimize")
 

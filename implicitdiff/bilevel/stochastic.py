@@ -1,4 +1,4 @@
-"""Bilevel optimisation by minibatches: x, the adjoint solution and theta move at once, and no problem is ever solved.
+"""Bilevel optimisation with minibatches: x, the adjoint solution and theta move together, without inner solves.
 
 Source: Dagreou, Ablin, Vaiter, Moreau, "A framework for bilevel optimization that enables stochastic and global
 variance reduction algorithms", NeurIPS 2022; Defazio, Bach, Lacoste-Julien, "SAGA", 2014.
@@ -27,23 +27,23 @@ from ._state import CAUSES, CONVERGED, INTERRUPTED, NOT_FINITE, OUT_OF_STEPS, OU
 from .minimize import Result, strong
 
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
-# Power iterations for the constants behind the default steps, and how many batches are asked.
+# Power iterations for the constants behind the default steps, and the number of batches that are used.
 POWER, ASKED = 10, 8
-# Newton steps before the hyper-gradient is differenced, how often, and the relative length of these differences.
+# Newton steps before hyper-gradients are differenced, the number of differences, and their relative length.
 NEWTON, DIFFERENCES, DIFFERENCE = 5, 5, 1e-3
-# SOBA's steps fall as these powers of the epoch: its theory, and its authors' experiments.
+# The steps of SOBA fall as these powers of the epoch, in its theory and in its authors' experiments.
 INNER_DECAY, OUTER_DECAY = 0.4, 0.6
 
 
 class Directions(NamedTuple):
-    """Of one batch, or the mean over batches, or one for each: what x, v and theta move along.
+    """The directions of x, v and theta, from one batch, as means over batches, or one for each batch.
 
     Attributes:
         x: grad_x inner, from an inner batch.
-        hessian: hess_xx inner v, likewise.
-        cross: d/deta of grad_x inner' v, likewise.
+        hessian: hess_xx inner v, from the same batch.
+        cross: d/deta of grad_x inner' v, from the same batch.
         outer_x: grad_x outer, from an outer batch.
-        outer_eta: grad_eta outer, likewise.
+        outer_eta: grad_eta outer, from the same batch.
     """
 
     x: Array
@@ -54,7 +54,7 @@ class Directions(NamedTuple):
 
 
 class Iterate(NamedTuple):
-    """What a step changes; all flat, memory None for SOBA."""
+    """The variables that a step changes, as vectors; memory is None for SOBA."""
 
     x: Float[Array, " n"]
     v: Float[Array, " n"]
@@ -86,7 +86,7 @@ def minimize_stochastic(
     callback: Callable[[int, PyTree, PyTree, float], Any] | None = None,
     checkpoint: Checkpoint | str | None = None,
 ) -> Result:
-    """Minimise outer(theta, x*(theta)), x*(theta) = argmin_x inner(x, theta), both means over samples, by minibatches.
+    """Minimise outer(theta, x*(theta)) with x*(theta) = argmin_x inner(x, theta) by minibatches; both are sample means.
 
     With v near v* = -hess_xx inner^-1 grad_x outer, each step draws one batch of each data set and moves
 
@@ -94,54 +94,55 @@ def minimize_stochastic(
         v     by -inner_step * (hess_xx inner v + grad_x outer)
         theta by -outer_step * (grad_theta outer + (d/dtheta grad_x inner)' v)
 
-    SOBA takes these of the batches as they are; its steps must fall, else it ends in a ball of noise. SABA remembers
-    the directions of each batch and takes new - remembered + mean of the remembered: with constant steps it converges
-    to a stationary point. Its memory is (inner batches) (2 n + p) + (outer batches) (n + p) numbers.
+    SOBA uses the directions of the batches as they are. Its steps must decrease, because with constant steps it only
+    reaches a neighbourhood of the solution. SABA remembers the direction of each batch and uses
+    new - remembered + mean of the remembered; it converges to a stationary point with constant steps. Its memory is
+    (inner batches) (2 n + p) + (outer batches) (n + p) numbers.
 
-    Once an epoch (as many steps as there are batches of the larger data set; compiled, one `scan`) loss and
-    hyper-gradient on all data are computed after one Newton step on x, as `minimize` does.
+    An epoch has as many steps as there are batches of the larger data set, and is one compiled `scan`. After each
+    epoch, loss and hyper-gradient on all data are computed after one Newton step on x, as in `minimize`.
 
     Args:
         outer: `outer(theta, x, batch)` to a real scalar, a mean over the samples of the batch.
-        inner: `inner(x, theta, batch)` likewise, strongly convex in x; what does not depend on samples, as a ridge
-            penalty, is part of each mean.
-        theta: where to start: a pytree of floating-point arrays.
-        x0: where x starts.
-        outer_data: a pytree of arrays with one sample a row; outer's batches have batch_size rows of each.
-        inner_data: likewise for inner. Where theta has a weight for each sample, the number of the sample is data too.
-        batch_size: rows of a batch; divides both numbers of samples. Batches are drawn once, then stay.
+        inner: `inner(x, theta, batch)`, also a mean, and strongly convex in x. Terms that do not depend on samples,
+            such as a ridge penalty, are part of each mean.
+        theta: the starting point, a pytree of floating-point arrays.
+        x0: the starting point for x.
+        outer_data: a pytree of arrays with one sample in each row; a batch of outer has batch_size rows of each array.
+        inner_data: the same for inner. If theta has a weight for each sample, the index of the sample has to be data.
+        batch_size: number of rows of a batch; divides both numbers of samples. Batches are drawn once and then kept.
         method: "saba" or "soba".
-        inner_step: the step of x and v; a function of the number of the step is taken as it is, a number is constant
-            for SABA and falls as (1 + epochs)^-2/5 for SOBA. None: 1 / (3 L) with L the largest eigenvalue of
+        inner_step: step size of x and v. A function of the number of the step is used as it is; a number is constant
+            for SABA and falls as (1 + epochs)^-2/5 for SOBA. None means 1 / (3 L), where L is the largest eigenvalue of
             hess_xx inner on single batches at the start, by power iterations on up to 8 of them.
-        outer_step: of theta, in its logarithm where log; for SOBA falls as (1 + epochs)^-3/5. None: inner_step mu /
-            (2 M), where mu is the smallest eigenvalue of hess_xx inner on all data and M the largest one of the
-            Hessian of the outer problem by differences of hyper-gradients, both at the start: theta then moves more
-            slowly than x and v follow. Both are estimates of constants that may be others elsewhere: where the loss
-            rises or is not finite, take smaller steps; on ill-conditioned problems larger ones may do and are faster.
-        max_steps: steps, rounded up to whole epochs.
-        tol: end when the norm of the hyper-gradient on all data (of the projected step under a projection) is at most
-            that.
+        outer_step: step size of theta (of its logarithm if log); for SOBA it falls as (1 + epochs)^-3/5. None means
+            inner_step mu / (2 M), where mu is the smallest eigenvalue of hess_xx inner on all data and M the largest
+            one of the Hessian of the outer problem, by differences of hyper-gradients, both at the start. Theta then
+            moves so slowly that x and v can follow. Both constants may be different elsewhere: if the loss rises or is
+            not finite, take smaller steps. On ill-conditioned problems larger steps may work and are faster.
+        max_steps: number of steps, rounded up to whole epochs.
+        tol: stop when the norm of the hyper-gradient on all data (of the projected step under a projection) is at most
+            this.
         time_limit: seconds after which no new epoch begins.
-        seed: of the batches; the same seed gives the same run.
+        seed: seed of the batches; the same seed gives the same run.
         projection: `projection(theta)`, onto the set of allowed theta.
-        log: True searches over the logarithm of theta, which must be positive; or a pytree of booleans like theta.
-        progress: whether to show a bar; None shows one in a terminal.
+        log: True to search over the logarithm of theta, which must be positive; or a pytree of booleans like theta.
+        progress: whether to show a progress bar; None shows one in a terminal.
         callback: `callback(epoch, theta, x, loss)` after each epoch; returning True ends the run.
-        checkpoint: a `Checkpoint`, or its path; written after every so many epochs and at the end. A run that finds one
-            goes on as if it had never stopped.
+        checkpoint: a `Checkpoint`, or its path; written at regular intervals and at the end. A run that finds one
+            continues as if it had never stopped.
 
     Returns:
-        A `Result`: theta and x (after a Newton step) of the epoch whose loss was smallest; its history has one entry an
-        epoch, in which `evaluations` and `inner_iterations` are steps and `tolerance` is NaN.
+        A `Result` with theta and x (after a Newton step) of the epoch with the smallest loss. Its history has one entry
+        for each epoch, in which `evaluations` and `inner_iterations` count steps and `tolerance` is NaN.
 
     Raises:
-        ValueError: rows that differ in number, batches that do not divide them, inner or outer that are no means over
-            samples, a theta that does not suit log, a start from which no step can be estimated, a
-            checkpoint of another problem.
+        ValueError: arrays have different numbers of rows; batch_size does not divide them; inner or outer is not a mean
+            over samples; theta is not positive with log; no step can be estimated at the start; a checkpoint belongs to
+            another problem.
 
     Warns:
-        RuntimeWarning: the run left the finite numbers, and ended there.
+        RuntimeWarning: the run ended because a value was not finite.
 
     Source: Dagreou et al., NeurIPS 2022, algorithms SOBA and SABA.
 
@@ -187,7 +188,7 @@ def minimize_stochastic(
         loaded = saved.load((iterate, (at, found.x, found.loss)))
         if loaded is not None:
             (iterate, best), rows = loaded
-            begin -= rows.pop()[-1]  # the entry of this iterate, which is looked at once more
+            begin -= rows.pop()[-1]  # the entry of this iterate, which is evaluated again
     try:
         while True:
             at, found, norm, cause = look(bare(iterate), data)
@@ -243,7 +244,7 @@ class _Stochastic:
         self.flat, self.unravel = ravel_pytree(x0)
 
     def problem(self, data: tuple) -> Problem:
-        """On all data; its inner solver leaves x where it is, so that only the Newton step moves it."""
+        """The problem on all data; its inner solver returns x unchanged, so that only the Newton step moves it."""
         every = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data)
         condition = stationary(lambda x, t: self.inner(x, t, every[1]), positive_definite=True)
         return Problem(
@@ -251,7 +252,7 @@ class _Stochastic:
         )
 
     def look(self, iterate: Iterate, data: tuple) -> tuple[PyTree, Hypergradient, Array, Array]:
-        """Theta, loss and hyper-gradient on all data, the norm that is to become small, and what is not finite."""
+        """Theta, loss and hyper-gradient on all data, the norm for the stopping test, and what is not finite."""
         problem = self.problem(data)
         found, _ = problem.evaluate(iterate.eta, self.unravel(iterate.x), -iterate.v, jnp.float32(0))
         theta = problem.theta_of(iterate.eta)
@@ -268,7 +269,7 @@ class _Stochastic:
         return jax.grad(lambda x, eta: self.outer(theta_of(eta), self.unravel(x), batch), argnums=(0, 1))(x, eta)
 
     def remember(self, iterate: Iterate, data: tuple) -> Iterate:
-        """With the memory of a pass over all batches from where it starts."""
+        """The start with the memory of a pass over all batches."""
         theta_of, (x, v, eta) = self.problem(data).theta_of, iterate[:3]
         memory = Directions(
             *lax.map(lambda batch: self.inner_directions(x, v, eta, batch, theta_of), data[1]),
@@ -277,7 +278,7 @@ class _Stochastic:
         return iterate._replace(memory=memory, mean=jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), memory))
 
     def epoch(self, iterate: Iterate, data: tuple, key: Array, length: int) -> Iterate:
-        """`length` steps, each with a batch of either data drawn at random."""
+        """`length` steps, each with a random batch of each data set."""
         problem = self.problem(data)
         counts = [jax.tree.leaves(part)[0].shape[0] for part in data]
         draws = [jax.random.randint(k, (length,), 0, n) for k, n in zip(jax.random.split(key), counts, strict=True)]
@@ -306,12 +307,12 @@ class _Stochastic:
             return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, now), None
 
         if self.remembers:
-            # The running mean gathers rounding.
+            # The running mean accumulates rounding errors.
             iterate = iterate._replace(mean=jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), iterate.memory))
         return lax.scan(step, iterate, tuple(draws))[0]
 
     def check_means(self, data: tuple) -> None:
-        """A sum over samples instead of a mean would make every full loss the wrong one."""
+        """Check that outer and inner are means: with sums over samples, the loss on all data would be wrong."""
 
         @jax.jit
         def values(data: tuple) -> tuple:
@@ -331,7 +332,7 @@ class _Stochastic:
     def steps(
         self, start: Iterate, data: tuple, look: Callable, inner_step, outer_step, length: int
     ) -> tuple[Schedule, Schedule]:
-        """The schedules of x and theta."""
+        """The step sizes of x and theta as functions of the step."""
         if inner_step is None or (outer_step is None and callable(inner_step)):
             L = float(jax.jit(self.largest)(data))
             first = 1 / (3 * L) if L > 0 else np.inf
@@ -378,12 +379,12 @@ class _Stochastic:
         """The smallest eigenvalue of the inner Hessian on all data, or a little more."""
         every = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data[1])
         product = self.hessian(x, every)
-        # Slightly above the largest eigenvalue, so that the shifted matrix has the smallest one on top.
+        # A shift slightly above the largest eigenvalue makes the smallest one the largest in modulus.
         L = 1.05 * self._power(product)
         return L - self._power(lambda v: L * v - product(v), 5 * POWER)
 
     def smallest_and_outer(self, iterate: Iterate, data: tuple, look: Callable) -> tuple[float, float]:
-        """That, and the largest eigenvalue of the outer Hessian by differences of hyper-gradients."""
+        """`smallest`, and the largest eigenvalue of the outer Hessian by differences of hyper-gradients."""
 
         def at(eta: Array, now: Iterate) -> tuple[Array, Iterate]:
             found = look(now._replace(eta=eta), data)[1]
@@ -397,7 +398,7 @@ class _Stochastic:
         direction, M = gradient, jnp.linalg.norm(gradient)
         for _ in range(DIFFERENCES):
             there = eta + length * direction / jnp.maximum(jnp.linalg.norm(direction), 1e-30)
-            # A second Newton step: the first leaves as much as the difference is long, squared.
+            # A second Newton step, because the error after the first is of the order of the squared difference.
             direction = (at(there, at(there, iterate)[1])[0] - gradient) / length
             M = jnp.linalg.norm(direction)
         return mu, float(M)
@@ -427,6 +428,6 @@ def _check_log(theta: PyTree, log: bool | PyTree) -> None:
 def _bar(progress: bool | None, total: int) -> Any:
     if not (sys.stderr.isatty() if progress is None else progress):
         return None
-    from tqdm import tqdm  # optional: only who wants a bar needs it
+    from tqdm import tqdm  # optional, for the progress bar only
 
     return tqdm(total=total, desc="minimize_stochastic")

@@ -1,4 +1,4 @@
-"""Derivatives that know their own error: estimates, bounds, and a report that names what is wrong."""
+"""How wrong a derivative is: an estimate, a bound, and a report that says why."""
 
 from .bound import ErrorBound as ErrorBound
 from .bound import error_bound as error_bound

@@ -1,4 +1,4 @@
-"""The derivative of a solver by finite differences, as a judge."""
+"""Comparison of a derivative with finite differences of the solver."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,24 +15,24 @@ class Comparison(NamedTuple):
     """The derivative along random directions of args beside central differences of the solver.
 
     Attributes:
-        difference: of both, relative.
-        noise: of the differences themselves: how far those of the step and of half the step are apart.
+        difference: the relative difference between both.
+        noise: the error of the finite differences, estimated by comparing the step with half the step.
     """
 
     difference: float
     noise: float
 
     def agrees(self, tolerance: float) -> bool:
-        """Whether the difference is below the tolerance, or within what the noise of the differences explains."""
+        """Whether the difference is below the tolerance, or can be explained by the noise of the finite differences."""
         return self.difference <= max(tolerance, 3 * self.noise) if self.noise < 1 else self.difference <= tolerance
 
     def __str__(self) -> str:
-        """In words."""
+        """The comparison in words."""
         return f"differ by {self.difference:.1e} relative (their own noise: {self.noise:.1e})"
 
 
 def compare(here: Linearised, solver: Callable[..., PyTree], directions: int = 2) -> Comparison:
-    """Compare J v with (solver(args + h v) - solver(args - h v)) / 2h for random v, each array at its own scale."""
+    """Compare J v with (solver(args + h v) - solver(args - h v)) / 2h for random v, scaled for each array."""
     leaves, tree = here.args_tree
     eps = float(jnp.finfo(here.unknowns.dtype).eps)
     scales = here.parameters.vector([

@@ -1,4 +1,4 @@
-"""How far x is from where F stops being differentiable."""
+"""The distance from x to the nearest point at which F is not differentiable."""
 
 import jax
 import jax.numpy as jnp
@@ -7,19 +7,19 @@ from jaxtyping import Array, Float
 from ._linearised import Linearised
 from ._spectrum import noise
 
-# Radii to look at, as powers of ten of the size of x, two to a decade.
+# Radii, as powers of ten relative to the size of x, two for each decade.
 EXPONENTS = (-10.0, -1.0)
 DIRECTIONS = 8
-# A jump of the Jacobian is a change that grows so many times faster than the radius.
+# The Jacobian jumps if its change grows by this factor more than the radius does.
 SUDDEN = 4.0
 
 
 def nearest_kink(here: Linearised) -> Float[Array, ""]:
-    """The distance, in the largest entry, to the nearest jump of the Jacobian A; inf where none is near.
+    """The distance, in the largest entry, to the nearest jump of the Jacobian A; inf if there is none nearby.
 
-    The change of A z over a move of x grows in proportion to the move where F is smooth, and jumps at a kink. Moves
-    change every entry by plus or minus the same, so that the kinks of single entries are met at their distance. Coarse
-    by a factor of 3, and blind beyond a tenth of the size of x.
+    Where F is smooth, the change of A z grows in proportion to the displacement of x; at a kink it jumps. A
+    displacement changes every entry by the same amount, up or down, so that the kink of a single entry is found at its
+    distance. The result is accurate to a factor of 3, and no kink is found beyond a tenth of the size of x.
     """
     n, dtype = here.unknowns.size, here.unknowns.dtype
     x = here.position()
@@ -36,6 +36,6 @@ def nearest_kink(here: Linearised) -> Float[Array, ""]:
 
     changes = jax.lax.map(lambda r: jnp.max(jax.vmap(change)(r * signs)), radii) / jnp.linalg.norm(Az)
     growth = changes[1:] / (changes[:-1] * (radii[1:] / radii[:-1]) + 100 * eps)
-    # One entry in n may have jumped; less is curvature or noise.
+    # A single one of the n entries may have jumped; a smaller change is curvature or noise.
     jumps = jnp.concatenate([changes[:1] > 1e-3, growth > SUDDEN]) & (changes > 0.03 / n**0.5)
     return jnp.min(jnp.where(jumps, radii, jnp.inf))

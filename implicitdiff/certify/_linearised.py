@@ -1,4 +1,4 @@
-"""The conditions F linearised at a point, on flat real vectors: what estimates, bounds and diagnoses are made of."""
+"""The conditions F, linearised at a point, as maps of flat real vectors; the basis of estimates, bounds and reports."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -18,12 +18,12 @@ from .._root import as_root, check_unknowns
 Vector = Float[Array, " n"]
 Covector = Float[Array, " p"]
 
-# The relative residual to which a step is solved for that only tells a size: two digits at condition 100.
+# The relative residual for a step of which only the size matters: two digits at condition number 100.
 LOOSE = 1e-4
 
 
 def compiled(f: Callable[..., PyTree], *args: Any) -> PyTree:
-    """f(*args), compiled once for all calls that compute the same, where f does not need its numbers to be concrete."""
+    """f(*args), compiled once for all calls that compute the same, unless f needs concrete numbers."""
     try:
         return compiled_call(f, *args)
     except CONCRETE_NEEDED:
@@ -31,7 +31,7 @@ def compiled(f: Callable[..., PyTree], *args: Any) -> PyTree:
 
 
 class Flat:
-    """Pytrees of one structure as vectors."""
+    """Conversion of pytrees of one structure to real vectors, and back."""
 
     def __init__(self, leaves: Sequence[Array]):
         """Remember shapes and dtypes."""
@@ -58,8 +58,8 @@ class Linearised:
 
     Attributes:
         program: F.
-        adjoint: how to solve with A.
-        x: where.
+        adjoint: how systems with A are solved.
+        x: the point.
         theta: all arrays that F depends on.
         moving: indices into theta of the inexact arrays among args.
         unknowns: x as vectors of size n.
@@ -96,18 +96,18 @@ class Linearised:
         )  # fmt: skip
 
     def at(self, x: Vector) -> "Linearised":
-        """The same F elsewhere."""
+        """The same F at another point."""
         return dataclasses.replace(self, x=self.unknowns.leaves(x))
 
     def loosely(self) -> "Linearised":
-        """The same, solving to few digits: a solver of the user's keeps its own tolerance."""
+        """The same, but with solves to few digits; a linear solver of the user keeps its own tolerance."""
         adjoint = self.adjoint
         if adjoint.linear_solver is None:
             adjoint = dataclasses.replace(adjoint, rtol=max(LOOSE, adjoint.rtol or 0.0))
         return dataclasses.replace(self, adjoint=adjoint)
 
     def position(self) -> Vector:
-        """X as a vector."""
+        """The point x as a vector."""
         return self.unknowns.vector(self.x)
 
     def value(self) -> Vector:
@@ -147,7 +147,7 @@ class Linearised:
         return jax.linear_transpose(self.solve, self.position())(c)[0]
 
     def tangent_vector(self, tangents: tuple) -> Covector:
-        """Tangents of args, None for no motion, as a vector."""
+        """Tangents of args as a vector; None means that an argument does not change."""
         leaves, tree = self.args_tree
         parts = tree.children()
         if len(tangents) != len(parts):
@@ -162,7 +162,7 @@ class Linearised:
         ])  # fmt: skip
 
     def cotangent_vector(self, cotangent: PyTree) -> Vector:
-        """A cotangent of x as a vector; JAX's complex cotangents are conjugates of gradients."""
+        """A cotangent of x as a vector (complex cotangents in JAX are conjugates of gradients)."""
         return self.unknowns.vector([jnp.conj(leaf) for leaf in self.program.x_tree.flatten_up_to(cotangent)])
 
     def cotangent_of_args(self, u: Covector) -> tuple:

@@ -1,4 +1,4 @@
-"""Extreme singular values of linear maps on vectors: from the matrix where it is small, by Lanczos steps else."""
+"""Extreme singular values of linear maps: from the matrix if it is small, otherwise by Lanczos steps."""
 
 import math
 from collections.abc import Callable
@@ -10,23 +10,23 @@ from jaxtyping import Array, Float
 from .._precision import full_precision
 from .._varying import fori_loop
 
-# Up to this many columns a map is formed.
+# With up to this many columns, the matrix of a map is formed.
 FORMED_SIZE = 600
-# Beyond, so many steps of Golub and Kahan: extreme singular values to some digits, from inside.
+# Otherwise, this number of Golub-Kahan steps gives the extreme singular values to a few digits, from inside.
 LANCZOS_STEPS = 40
 
 Map = Callable[[Array], Array]
 
 
 def noise(seed: int, shape: tuple[int, ...], dtype) -> Array:
-    """Numbers between -1 and 1 without pattern, the same each time: a hash of their positions.
+    """Pseudo-random numbers between -1 and 1, a hash of their positions.
 
-    Not `jax.random`, so that equal programs compare as equal and compile once.
+    `jax.random` is not used, so that equal programs compare as equal and are compiled once.
     """
     bits = jnp.arange(math.prod(shape), dtype=jnp.uint32) + jnp.uint32(seed * 0x9E3779B9 % 2**32)
     for factor, shift in ((0x85EBCA6B, 16), (0xC2B2AE35, 13), (0x27D4EB2F, 16)):
         bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
-    # In between the possible values, so that none is 0.
+    # Halfway between the possible values, so that none is 0.
     return ((bits >> 8).astype(dtype) / 2**23 - 1 + 2.0**-24).astype(dtype).reshape(shape)
 
 
@@ -36,7 +36,7 @@ def matrix(product: Map, columns: int, dtype) -> Float[Array, "m n"]:
 
 
 def largest(product: Map, transposed: Map, rows: int, columns: int, dtype) -> Float[Array, ""]:
-    """The largest singular value; beyond `FORMED_SIZE` an estimate from below."""
+    """The largest singular value; beyond `FORMED_SIZE`, an estimate from below."""
     if min(rows, columns) == 0:
         return jnp.zeros((), dtype)
     if min(rows, columns) <= FORMED_SIZE:

@@ -1,4 +1,4 @@
-"""Bounds of the error of a derivative that was computed at x instead of the solution."""
+"""Bounds for the error of a derivative that was computed at x instead of at the solution."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,18 +21,18 @@ FIELDS = ["bound", "distance", "alpha", "beta", "gamma", "R"]
 @partial(jax.tree_util.register_dataclass, data_fields=FIELDS, meta_fields=["estimated"])
 @dataclasses.dataclass(frozen=True)
 class ErrorBound:
-    """A bound of the error of a derivative, and all that it is made of.
+    """A bound for the error of a derivative, and the constants that it is made of.
 
     Attributes:
-        bound: of the Euclidean norm of the error (Frobenius for the Jacobian); inf where nothing can be guaranteed
-            because x is too far from a solution for the curvature of F.
-        distance: bound of ||x - x*||.
+        bound: bound for the Euclidean norm of the error (Frobenius for the Jacobian); inf if nothing can be
+            guaranteed, because x is too far from a solution for the curvature of F.
+        distance: bound for ||x - x*||.
         alpha: lower bound of the smallest singular value of A = dF/dx in the ball of that radius around x.
         beta: ||B(y) - B(x)|| <= beta ||y - x|| in the ball, B = dF/dargs.
         gamma: ||A(y) - A(x)|| <= gamma ||y - x|| in the ball.
-        R: bound of ||B|| in the ball.
-        estimated: the names of those that were estimated, not given: with beta or gamma among them the bound is an
-            estimate as well.
+        R: bound for ||B|| in the ball.
+        estimated: names of the constants that were estimated and not given; with beta or gamma among them, the bound
+            is an estimate as well.
     """
 
     bound: Float[Array, ""]
@@ -45,7 +45,7 @@ class ErrorBound:
 
     @property
     def rigorous(self) -> bool:
-        """Whether the bound rests on given constants only; alpha, distance and R follow from beta and gamma."""
+        """Whether the bound rests on given constants only (alpha, distance and R follow from beta and gamma)."""
         return not {"beta", "gamma"} & set(self.estimated)
 
 
@@ -66,37 +66,38 @@ def error_bound(
 ) -> ErrorBound:
     """Bound the error of the derivative at x of the solution of F(x, *args) = 0.
 
-    The Jacobian (neither cotangent nor tangents): with ||A v|| >= alpha ||v||, ||A(y) - A(x)|| <= gamma ||y - x||,
-    ||B|| <= R, ||B(y) - B(x)|| <= beta ||y - x|| in a ball that holds x and x*,
+    For the Jacobian (neither cotangent nor tangents are given), with ||A v|| >= alpha ||v||, ||B|| <= R,
+    ||A(y) - A(x)|| <= gamma ||y - x|| and ||B(y) - B(x)|| <= beta ||y - x|| in a ball that contains x and x*,
 
         ||J(x) - J(x*)|| <= (beta / alpha + gamma R / alpha^2) ||x - x*||.
 
-    A product, by what was computed: for the vector-Jacobian product J'c = -B'u with ||A'u - c|| = delta,
+    For a product, the bound is a posteriori. For the vector-Jacobian product J'c = -B'u with ||A'u - c|| = delta,
 
         error <= beta d ||u|| + (||B|| + beta d) (gamma d ||u|| + L d + delta) / alpha,    d = ||x - x*||,
 
-    L the Lipschitz constant in x of a cotangent that depends on x, as the gradient of an outer loss does; for J v = w
-    with ||A w + B v|| = delta: error <= (gamma d ||w|| + beta d ||v|| + delta) / alpha.
+    where L is the Lipschitz constant in x of a cotangent that depends on x, as the gradient of an outer loss does. For
+    J v = w with ||A w + B v|| = delta, error <= (gamma d ||w|| + beta d ||v|| + delta) / alpha.
 
-    What is not given is found: with sigma the smallest singular value of A(x) and eta = ||A(x)^-1 F(x)||, there is a
-    solution within d = (1 - sqrt(1 - 2h)) sigma / gamma if h = gamma eta / sigma <= 1/2 (Kantorovich), and
-    alpha = sigma - gamma d. beta and gamma are sampled along the Newton step and in random directions, and doubled:
-    `estimated` says so. Singular values are exact up to n = 600, Lanczos estimates beyond.
+    Constants that are not given are computed. Let sigma be the smallest singular value of A(x) and
+    eta = ||A(x)^-1 F(x)||. If h = gamma eta / sigma <= 1/2, there is a solution within
+    d = (1 - sqrt(1 - 2h)) sigma / gamma (Kantorovich), and alpha = sigma - gamma d. beta and gamma are sampled along
+    the Newton step and in random directions, doubled, and named in `estimated`. Singular values are exact up to
+    n = 600, and Lanczos estimates beyond.
 
     Args:
         F: the conditions, differentiable around x; see `error_estimate`.
         x: what the solver returned.
         *args: what F depends on.
         cotangent: a pytree like x, for the error of the vector-Jacobian product.
-        tangents: a tuple with an entry for each of args, for that of the Jacobian-vector product.
+        tangents: a tuple with an entry for each of args, for the error of the Jacobian-vector product.
         alpha: see above; positive.
         beta: see above, in the Frobenius norm (which bounds the spectral norm).
         gamma: see above, in the spectral norm.
         R: see above, in the Frobenius norm.
-        distance: a bound of ||x - x*||.
+        distance: a bound for ||x - x*||.
         cotangent_lipschitz: L above.
         adjoint: the `Implicit` that the derivative is computed with.
-        samples: number of random directions for what is estimated.
+        samples: number of random directions for the constants that are estimated.
 
     Returns:
         An `ErrorBound`.
@@ -111,7 +112,7 @@ def error_bound(
         >>> import jax.numpy as jnp, implicitdiff as idf
         >>> F = lambda x, a: x**2 - a  # A = 2x, B = -1
         >>> bound = idf.certify.error_bound(F, jnp.array(2.1), 4.0, beta=0.0, gamma=2.0)
-        >>> print(bound.rigorous, round(float(bound.distance), 4), round(float(bound.bound), 4))  # truly 0.1 and 0.0119
+        >>> print(bound.rigorous, round(float(bound.distance), 4), round(float(bound.bound), 4))  # true: 0.1, 0.0119
         True 0.1 0.0125
     """
     if cotangent is not None and tangents is not None:
@@ -168,13 +169,13 @@ def bounded(
     else:
         bound = (beta / alpha + gamma * R / alpha**2) * distance
     certain = (alpha > 0) & jnp.isfinite(distance)
-    # NaN stays: where the linear solve failed nothing is known, and inf would be a statement.
+    # NaN is kept: if the linear solve failed, nothing is known, and inf would claim that the bound is vacuous.
     bound = jnp.where(certain | jnp.isnan(alpha) | jnp.isnan(distance), bound, jnp.inf)
     return ErrorBound(bound, distance, alpha, beta, gamma, R, estimated)
 
 
 def smallest(here: Linearised) -> Float[Array, ""]:
-    """The smallest singular value of A; beyond `FORMED_SIZE` an estimate from above, 1 / ||A^-1||."""
+    """The smallest singular value of A; beyond `FORMED_SIZE`, an estimate of 1 / ||A^-1|| from above."""
     n, dtype = here.unknowns.size, here.unknowns.dtype
     if n <= spectrum.FORMED_SIZE:
         return jnp.linalg.norm(spectrum.matrix(here.A, n, dtype), -2)
@@ -183,11 +184,11 @@ def smallest(here: Linearised) -> Float[Array, ""]:
 
 
 def _sampled_lipschitz(here: Linearised, step: Vector, distance, samples: int) -> tuple[Array, Array]:
-    """The largest difference quotients of B and of A around x, along the Newton step and in random directions."""
+    """The largest difference quotients of B and A around x, along the Newton step and in random directions."""
     n, p, dtype = here.unknowns.size, here.parameters.size, here.unknowns.dtype
     x = here.position()
     radius = 2 * (jnp.linalg.norm(step) if distance is None else jnp.asarray(distance, dtype))
-    # A ball smaller than that holds rounding errors only.
+    # In a smaller ball there are only rounding errors.
     radius = jnp.maximum(radius, jnp.finfo(dtype).eps ** (1 / 3) * (1 + jnp.max(jnp.abs(x), initial=0)))
     random = spectrum.noise(2, (samples, n), dtype)
     random = random / jnp.linalg.norm(random, axis=1, keepdims=True)
@@ -207,6 +208,6 @@ def _sampled_lipschitz(here: Linearised, step: Vector, distance, samples: int) -
         )
         return B / jnp.linalg.norm(move), A / jnp.linalg.norm(move)
 
-    # One after the other: each may hold a matrix.
+    # One after the other, because each may hold a matrix.
     B, A = jax.lax.map(quotients, moves)
     return jnp.max(B), jnp.max(A)

@@ -1,4 +1,4 @@
-"""A report on one solution and its derivative: what is known, what is wrong, and what would mend it."""
+"""A report on a solution and its derivative: what is known about them, what is wrong, and how to fix it."""
 
 import dataclasses
 import math
@@ -20,15 +20,15 @@ from ._linearised import Linearised, compiled
 from .bound import smallest
 from .estimate import estimated
 
-# A derivative with a larger relative error is not fine. Estimates are trusted to a factor of 3.
+# A derivative with a larger relative error is not "fine". Estimates are trusted to a factor of 3.
 ACCEPTED_ERROR = 1e-2
 MARGIN = 3.0
 
 VERDICTS = {
     "fine": ("The derivative is that of the solution.", "Nothing."),
     "not finite": (
-        "x, the arguments, F or its Jacobian hold NaN or inf.",
-        "Look at the solver's result and at the arguments; at sqrt, log, norms and divisions in F at 0.",
+        "x, the arguments, F or its Jacobian contain NaN or inf.",
+        "Check the solver's result, the arguments, and any sqrt, log, norm or division at 0 in F.",
     ),
     "stopped early": (
         "x is near a solution, but not near enough for its derivative: the solver stopped early.",
@@ -37,17 +37,17 @@ VERDICTS = {
     "wrong F": (
         "F is not satisfied at x, and its solution is elsewhere: F does not belong to this solver, or the solver did "
         "not converge at all.",
-        "Compare F with what the solver solves: signs, factors, order of the arguments; then the solver's own status.",
+        "Compare F with what the solver solves: signs, factors, order of the arguments. Check the solver's status.",
     ),
     "wrong derivative": (
-        "F is satisfied at x, but the solver's results move otherwise than F says: F does not belong to this solver.",
-        "Compare F with what the solver solves: the order of the arguments, terms that vanish at this x; or the "
-        "solver's results are too rough for finite differences.",
+        "F is satisfied at x, but the solver's results do not change as F says: F does not belong to this solver.",
+        "Compare F with what the solver solves: the order of the arguments, terms that vanish at this x. Or the "
+        "results of the solver may be too rough for finite differences.",
     ),
     "singular": (
         "The Jacobian of F in x is singular: the solution is not unique.",
-        "Regularise (a ridge), fix the gauge, drop redundant equations or constraints; where any derivative of the set "
-        "of solutions will do, a least-squares linear solver.",
+        "Regularise (a ridge), fix the gauge, or drop redundant equations or constraints. If any derivative of the set "
+        "of solutions will do, use a least-squares linear solver.",
     ),
     "ill-conditioned": (
         "The Jacobian of F in x is so ill-conditioned that rounding errors show in the derivative.",
@@ -58,9 +58,9 @@ VERDICTS = {
         "Use another linear_solver, a preconditioner, more steps, or a looser rtol.",
     ),
     "kink": (
-        "x lies where F is not differentiable, or so near that the solution may lie on the other side: a constraint "
-        "that is only just active, a coefficient on its threshold (no strict complementarity).",
-        "The derivative is one of several; solve more precisely, move theta, or smooth the problem.",
+        "F is not differentiable at x, or so close to x that the solution may lie on the other side: a constraint is "
+        "only just active, or a coefficient is at its threshold (no strict complementarity).",
+        "The derivative is one of several. Solve more precisely, change theta, or smooth the problem.",
     ),
 }
 
@@ -76,9 +76,10 @@ class Diagnosis:
         verdict: a key of `VERDICTS`: "fine", "not finite", "stopped early", "wrong F", "wrong derivative", "singular",
             "ill-conditioned", "linear solve" or "kink".
         explanation: the verdict in words.
-        mend: what to try.
+        mend: how to fix it.
         condition: the name of F.
-        unknowns: shapes and dtypes of x; `parameters`: of args.
+        unknowns: shapes and dtypes of x.
+        parameters: shapes and dtypes of args.
         size: the number n of unknowns.
         residual: ||F(x, *args)||.
         norm: ||x||.
@@ -87,13 +88,13 @@ class Diagnosis:
         symmetric: whether A = dF/dx is symmetric.
         definite: "positive", "negative" or "indefinite" where A is symmetric and small enough to be formed, else None.
         largest: the largest singular value of A.
-        smallest: its smallest.
-        linear_solver: the method that the derivative is computed with.
-        linear_steps: its products with A; None for a factorisation.
+        smallest: the smallest singular value of A.
+        linear_solver: the method by which the derivative is computed.
+        linear_steps: the number of products with A; None for a factorisation.
         linear_residual: ||b - A u|| / ||b||.
         error: estimate of the relative error of the derivative, by `error_estimate`.
-        kink: distance to the nearest kink in the largest entry of x, or how strictly complementary x is; inf: none.
-        comparison: beside finite differences of the solver, if that was given.
+        kink: distance to the nearest kink in the maximum norm, or how strictly complementary x is; inf if none.
+        comparison: comparison with finite differences of the solver, if that was given.
     """
 
     verdict: str
@@ -128,7 +129,7 @@ class Diagnosis:
 
     @property
     def mend(self) -> str:
-        """What to try."""
+        """How to fix it."""
         return VERDICTS[self.verdict][1]
 
     def __str__(self) -> str:
@@ -163,17 +164,17 @@ def diagnose(
     solver: Callable[..., PyTree] | None = None,
     adjoint: Adjoint | None = None,
 ) -> Diagnosis:
-    """Examine a solution and its derivative, and say in words what is wrong with them, if anything is.
+    """Examine a solution and its derivative, and say in words what, if anything, is wrong with them.
 
-    Called eagerly. It costs some solves with A = dF/dx and, up to n = 600, its singular values; beyond, Lanczos
-    estimates of the extreme ones.
+    It has to be called eagerly. It takes some solves with A = dF/dx and, up to n = 600, the singular values of A;
+    beyond, Lanczos estimates of the extreme ones.
 
     Args:
         F: the conditions; see `error_estimate`.
         x: what the solver returned for args.
         *args: what F depends on.
-        solver: called `solver(*args)`, returns x: its finite differences are compared with the derivative. It should
-            start from the same point each time, and solve to a tolerance well below 1e-5.
+        solver: called as `solver(*args)`, returns x. Its finite differences are compared with the derivative. It should
+            start from the same point each time and solve to a tolerance well below 1e-5.
         adjoint: the `Implicit` that the derivative is computed with.
 
     Returns:
@@ -255,7 +256,7 @@ def _measured(here: Linearised) -> tuple[dict, str]:
 
 
 def _verdict(found: Diagnosis, scale: float, eps: float, converged: bool) -> str:
-    """The most basic fault first: each makes what is measured after it doubtful."""
+    """The verdict. The most basic fault comes first, because it makes the measurements after it doubtful."""
     numbers = (found.residual, found.norm, found.largest)
     if not all(map(math.isfinite, numbers)):
         return "not finite"
@@ -266,7 +267,7 @@ def _verdict(found: Diagnosis, scale: float, eps: float, converged: bool) -> str
     if singular:
         if found.kink <= 1e-6 * scale:
             return "kink"
-        # Rounding leaves a singular matrix with a smallest singular value of n eps.
+        # Because of rounding, the smallest singular value of a singular matrix is about n eps.
         return "singular" if found.condition_number * eps > 1 / (10 * found.size) else "ill-conditioned"
     if far and found.residual > 0 and found.norm > 0:
         return "wrong F"

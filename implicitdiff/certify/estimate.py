@@ -1,4 +1,4 @@
-"""How wrong a derivative is because x is not quite the solution: an estimate from one more Newton step."""
+"""How wrong a derivative is because x is not exactly the solution: an estimate from one more Newton step."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,16 +14,16 @@ from ._spectrum import noise
 
 
 class ErrorEstimate(NamedTuple):
-    """What is known of a derivative that was computed at x instead of x*.
+    """Estimates for a derivative that was computed at x instead of x*.
 
     Attributes:
         distance: estimate of ||x - x*||.
-        error: estimate of the Euclidean norm of the error of the derivative at x (for a Jacobian, Frobenius).
+        error: estimate of the Euclidean norm of the error of the derivative at x (for a Jacobian, the Frobenius norm).
         norm: norm of the derivative itself.
         residual: ||F(x, *args)||.
         derivative: the derivative at x: a pytree like x for `tangents`, a tuple like args for `cotangent`, None for
             the whole Jacobian.
-        corrected: the same less its estimated error. Its own error is of second order in ||x - x*||.
+        corrected: the derivative minus its estimated error; what is left is of second order in ||x - x*||.
     """
 
     distance: Float[Array, ""]
@@ -43,27 +43,28 @@ def error_estimate(
     adjoint: Adjoint | None = None,
     samples: int = 32,
 ) -> ErrorEstimate:
-    """Estimate how far x is from the solution of F(x, *args) = 0, and how wrong the derivative at x is for it.
+    """Estimate how far x is from the solution of F(x, *args) = 0, and how wrong this makes the derivative at x.
 
-    With A = dF/dx and B = dF/dargs the derivative is J(x) = -A(x)^-1 B(x). A Newton step d = A(x)^-1 F(x) tells
-    ||x - x*|| to second order, and J(x - d) is second-order accurate, so that J(x) - J(x - d) estimates the error of
-    J(x). It is solved for as a correction: for a tangent v and w = J(x) v,
+    With A = dF/dx and B = dF/dargs the derivative is J(x) = -A(x)^-1 B(x). The Newton step d = A(x)^-1 F(x)
+    gives ||x - x*|| to second order, and J(x - d) is second-order accurate, so that J(x) - J(x - d) estimates the error
+    of J(x). This difference is solved for directly: for a tangent v and w = J(x) v,
 
         J(x) v - J(x - d) v = A(x - d)^-1 (A(x - d) w + B(x - d) v),
 
-    which holds the residual of the linear solve for w as well; the transpose likewise. Two linear solves to four digits
-    beside that of the derivative. Works under jit and vmap. An estimate, no bound: see `error_bound`.
+    which includes the residual of the linear solve for w; the same holds for the transpose. This takes two linear
+    solves to four digits beside that of the derivative. It works under jit and vmap. It is an estimate; for a bound,
+    see `error_bound`.
 
     Args:
-        F: the conditions; see `implicit_root`. A fixed-point map T made by `implicitdiff.optimality` stands for x - T.
+        F: the conditions; see `implicit_root`. A fixed-point map T made by `implicitdiff.optimality` means x - T.
         x: what the solver returned.
         *args: what F depends on.
         cotangent: a pytree like x; gives the error of the vector-Jacobian product.
-        tangents: a tuple with an entry for each of args, None for no motion; gives the error of the
-            Jacobian-vector product. With neither, that of the whole Jacobian.
+        tangents: a tuple with an entry for each of args, None where an argument does not change; gives the error of the
+            Jacobian-vector product. With neither cotangent nor tangents, the error is that of the whole Jacobian.
         adjoint: the `Implicit` that the derivative is computed with.
-        samples: up to this many columns (or rows, if these are fewer) the Jacobian's error is computed from all of
-            them; beyond, its Frobenius norm is estimated from as many random directions.
+        samples: with up to this many columns (or rows, if there are fewer rows), the error of the Jacobian is computed
+            from all of them; beyond, its Frobenius norm is estimated from as many random directions.
 
     Returns:
         An `ErrorEstimate`; NaN where a linear solve fails.
@@ -77,7 +78,7 @@ def error_estimate(
     Example:
         >>> import jax.numpy as jnp, implicitdiff as idf
         >>> estimate = idf.certify.error_estimate(lambda x, a: x**2 - a, jnp.array(2.1), 4.0, tangents=(1.0,))
-        >>> print(round(float(estimate.distance), 3), round(float(estimate.error), 4))  # the truth: 0.1 and -0.0119
+        >>> print(round(float(estimate.distance), 3), round(float(estimate.error), 4))  # true: 0.1, -0.0119
         0.098 0.0116
     """
     if cotangent is not None and tangents is not None:
@@ -92,7 +93,7 @@ def error_estimate(
 def estimated(
     here: Linearised, cotangent: PyTree, tangents: tuple | None, samples: int, step: Vector | None = None
 ) -> ErrorEstimate:
-    """See `error_estimate`; step is A^-1 F, if that is known."""
+    """See `error_estimate`; `step` is A^-1 F if it is known already."""
     value = here.value()
     step = here.loosely().solve(value) if step is None else step
     there = here.loosely().at(here.position() - step)
@@ -124,7 +125,7 @@ def _reverse(here: Linearised, there: Linearised, c: Vector) -> tuple[Covector, 
 
 
 def _jacobian(here: Linearised, there: Linearised, samples: int) -> tuple[Array, Array]:
-    """Columns or rows of the Jacobian and of its error, or random combinations of the same Frobenius norm."""
+    """Columns or rows of the Jacobian and of its error, or random combinations with the same Frobenius norm."""
     n, p = here.unknowns.size, here.parameters.size
     product, size, dtype = (_forward, p, here.parameters.dtype) if p <= n else (_reverse, n, here.unknowns.dtype)
     if size <= samples:
