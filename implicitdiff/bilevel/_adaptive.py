@@ -97,12 +97,24 @@ class Adaptive:
         quiet = found.gradient_error <= 0.03 * jnp.linalg.norm(gradient)
         tolerance = jnp.where(accepted & quiet, LOOSEN, 1.0) * search.tolerance
         return State(
-            eta, pick(found.x, state.x), pick(found.adjoint, state.adjoint),
-            jnp.clip(tolerance, self.floor, FIRST_TOLERANCE), pick(found.loss, state.loss),
-            pick(found.loss_error, state.loss_error), gradient, norm, pick(found.gradient_error, state.gradient_error),
-            memory, state.iteration + 1, search.inner, search.linear, search.trials, search.rejected,
-            search.cause, status.astype(jnp.int32),
-        )  # fmt: skip
+            eta,
+            pick(found.x, state.x),
+            pick(found.adjoint, state.adjoint),
+            jnp.clip(tolerance, self.floor, FIRST_TOLERANCE),
+            pick(found.loss, state.loss),
+            pick(found.loss_error, state.loss_error),
+            gradient,
+            norm,
+            pick(found.gradient_error, state.gradient_error),
+            memory,
+            state.iteration + 1,
+            search.inner,
+            search.linear,
+            search.trials,
+            search.rejected,
+            search.cause,
+            status.astype(jnp.int32),
+        )
 
     def _direction(self, state: State) -> tuple[Array, Array]:
         """The direction, and the slope of the loss along it."""
@@ -126,9 +138,16 @@ class Adaptive:
     def _search(self, state: State, direction: Array, slope: Array) -> _Search:
         """Shorten the step, or solve the inner problem more precisely, until the loss certainly falls."""
         before = Hypergradient(
-            state.loss, state.loss_error, state.gradient, state.gradient_error, state.x, state.adjoint,
-            state.gradient_norm, jnp.int32(0), jnp.array(False),
-        )  # fmt: skip
+            state.loss,
+            state.loss_error,
+            state.gradient,
+            state.gradient_error,
+            state.x,
+            state.adjoint,
+            state.gradient_norm,
+            jnp.int32(0),
+            jnp.array(False),
+        )
         start = state.iteration < 0
 
         def unfinished(s: _Search) -> Array:
@@ -160,17 +179,39 @@ class Adaptive:
             noise = 10 * jnp.finfo(eta.dtype).eps
             stalled = shorten & (step * jnp.linalg.norm(direction) <= noise * (1 + jnp.linalg.norm(eta)))
             return _Search(
-                found, eta, step, jnp.where(tighten, jnp.maximum(TIGHTEN * s.tolerance, self.floor), s.tolerance),
-                s.trials + 1, s.inner + inner, s.linear + found.linear_iterations, s.rejected + ~good,
-                jnp.where(good, s.cause, cause), accepted, stalled, base, base_error,
+                found,
+                eta,
+                step,
+                jnp.where(tighten, jnp.maximum(TIGHTEN * s.tolerance, self.floor), s.tolerance),
+                s.trials + 1,
+                s.inner + inner,
+                s.linear + found.linear_iterations,
+                s.rejected + ~good,
+                jnp.where(good, s.cause, cause),
+                accepted,
+                stalled,
+                base,
+                base_error,
                 tighten & (base_error > found.loss_error),
-            )  # fmt: skip
+            )
 
         zero, no = jnp.int32(0), jnp.array(False)
         search = _Search(
-            before, state.eta, jnp.ones((), state.eta.dtype), state.tolerance, zero, zero, zero, zero, zero, no, no,
-            state.loss, state.loss_error, no,
-        )  # fmt: skip
+            before,
+            state.eta,
+            jnp.ones((), state.eta.dtype),
+            state.tolerance,
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+            no,
+            no,
+            state.loss,
+            state.loss_error,
+            no,
+        )
         return while_loop(unfinished, attempt, search)
 
     def _gradient_known(self, found: Hypergradient) -> Array:

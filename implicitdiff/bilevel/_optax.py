@@ -31,14 +31,23 @@ class Optax:
         eta = self.problem.project(jnp.asarray(optax.apply_updates(state.eta, updates)))
         memory = jax.tree.map(lambda old, new: jnp.where(start, old, new), state.memory, memory)
         new = self._at(
-            jnp.where(start, state.eta, eta), state.x, state.adjoint, memory, state.iteration + 1,
-        )  # fmt: skip
+            jnp.where(start, state.eta, eta),
+            state.x,
+            state.adjoint,
+            memory,
+            state.iteration + 1,
+        )
         bad = (new.status == NOT_FINITE) & ~start
         # The point cannot be used: go back, keep the memory of the transformation, and take a smaller gradient.
         kept = state._replace(
-            gradient=state.gradient / 2, iteration=state.iteration + 1, rejected=jnp.int32(1), cause=new.cause,
-            inner_iterations=new.inner_iterations, linear_iterations=new.linear_iterations, evaluations=jnp.int32(1),
-        )  # fmt: skip
+            gradient=state.gradient / 2,
+            iteration=state.iteration + 1,
+            rejected=jnp.int32(1),
+            cause=new.cause,
+            inner_iterations=new.inner_iterations,
+            linear_iterations=new.linear_iterations,
+            evaluations=jnp.int32(1),
+        )
         return jax.tree.map(lambda a, b: jnp.where(bad, a, b), kept, new)
 
     def _at(self, eta: Array, x: PyTree, adjoint: Array, memory: PyTree, iteration: Array) -> State:
@@ -48,7 +57,21 @@ class Optax:
         cause = fault(found)
         status = jnp.where(cause == 0, jnp.where(norm <= self.problem.tol, CONVERGED, RUNNING), NOT_FINITE)
         return State(
-            eta, found.x, found.adjoint, tolerance, found.loss, found.loss_error, found.gradient, norm,
-            found.gradient_error, memory, iteration, inner, found.linear_iterations, jnp.int32(1),
-            (cause > 0).astype(jnp.int32), cause, status.astype(jnp.int32),
-        )  # fmt: skip
+            eta,
+            found.x,
+            found.adjoint,
+            tolerance,
+            found.loss,
+            found.loss_error,
+            found.gradient,
+            norm,
+            found.gradient_error,
+            memory,
+            iteration,
+            inner,
+            found.linear_iterations,
+            jnp.int32(1),
+            (cause > 0).astype(jnp.int32),
+            cause,
+            status.astype(jnp.int32),
+        )

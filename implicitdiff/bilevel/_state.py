@@ -106,9 +106,24 @@ def unknown(eta: Array, x: PyTree, adjoint: Array, tolerance: float, memory: Any
     """The state before anything is evaluated: the loss is inf and the iteration is -1."""
     zero, none = jnp.zeros((), eta.dtype), jnp.int32(0)
     return State(
-        eta, x, adjoint, zero + tolerance, zero + jnp.inf, zero, jnp.zeros_like(eta), zero, zero, memory,
-        jnp.int32(-1), none, none, none, none, none, jnp.int32(RUNNING),
-    )  # fmt: skip
+        eta,
+        x,
+        adjoint,
+        zero + tolerance,
+        zero + jnp.inf,
+        zero,
+        jnp.zeros_like(eta),
+        zero,
+        zero,
+        memory,
+        jnp.int32(-1),
+        none,
+        none,
+        none,
+        none,
+        none,
+        jnp.int32(RUNNING),
+    )
 
 
 CAUSES = (

@@ -31,7 +31,7 @@ from ._state import (
     RUNNING,
     Problem,
     State,
-)  # fmt: skip
+)
 
 RECORDED = (
     "loss",
@@ -137,8 +137,11 @@ def minimize(
     theta = strong(floating(theta))
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((theta, x0)))
     if not traced:
-        positive = jax.tree.map(lambda leaf, flag: bool(jnp.all(leaf > 0)) or not flag, theta,
-                                jax.tree.map(lambda _: log, theta) if isinstance(log, bool) else log)  # fmt: skip
+        positive = jax.tree.map(
+            lambda leaf, flag: bool(jnp.all(leaf > 0)) or not flag,
+            theta,
+            jax.tree.map(lambda _: log, theta) if isinstance(log, bool) else log,
+        )
         if not all(jax.tree.leaves(positive)):
             raise ValueError("log=True searches over log(theta): theta must be positive.")
     posed = Inner(inner, args)
@@ -271,8 +274,9 @@ class _Host:
         if bar is not None:
             bar.set_postfix_str(
                 f"loss {float(state.loss):.6g}, gradient {float(state.gradient_norm):.1e} "
-                f"+- {float(state.gradient_error):.0e}", refresh=False,
-            )  # fmt: skip
+                f"+- {float(state.gradient_error):.0e}",
+                refresh=False,
+            )
             bar.update(int(state.iteration) - bar.n)
         if self.callback is not None:
             theta = self.problem.theta_of(state.eta)
@@ -283,5 +287,7 @@ class _Host:
     def _warn(self, state: State) -> None:
         warnings.warn(
             f"bilevel.minimize, step {int(state.iteration)}: {int(state.rejected)} trial point(s) rejected because "
-            f"{CAUSES[int(state.cause)]}.", RuntimeWarning, stacklevel=4,
-        )  # fmt: skip
+            f"{CAUSES[int(state.cause)]}.",
+            RuntimeWarning,
+            stacklevel=4,
+        )

@@ -161,8 +161,10 @@ def minimize_stochastic(
     theta, x0 = strong(floating(theta)), strong(floating(x0))
     _check_log(theta, log)
     random = np.random.default_rng(seed)
-    data = tuple(_batches(name, given, batch_size, random) for name, given in
-                 (("outer_data", outer_data), ("inner_data", inner_data)))  # fmt: skip
+    data = tuple(
+        _batches(name, given, batch_size, random)
+        for name, given in (("outer_data", outer_data), ("inner_data", inner_data))
+    )
     run = _Stochastic(outer, inner, theta, x0, projection, log, tol, method == "saba")
     run.check_means(data)
     counts = [jax.tree.leaves(part)[0].shape[0] for part in data]
@@ -193,8 +195,18 @@ def minimize_stochastic(
         while True:
             at, found, norm, cause = look(bare(iterate), data)
             steps = length if rows else 0
-            rows.append((float(found.loss), float(norm), float(found.gradient_error), steps,
-                         int(found.linear_iterations), steps, np.nan, time.perf_counter() - begin))  # fmt: skip
+            rows.append(
+                (
+                    float(found.loss),
+                    float(norm),
+                    float(found.gradient_error),
+                    steps,
+                    int(found.linear_iterations),
+                    steps,
+                    np.nan,
+                    time.perf_counter() - begin,
+                )
+            )
             if best is None or float(found.loss) < float(best[2]):
                 best = at, found.x, found.loss
             seen = iterate
@@ -203,8 +215,9 @@ def minimize_stochastic(
             if cause:
                 warnings.warn(
                     f"bilevel.minimize_stochastic, epoch {len(rows) - 1}: {CAUSES[int(cause)]}; take smaller steps.",
-                    RuntimeWarning, stacklevel=2,
-                )  # fmt: skip
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
                 status = NOT_FINITE
             elif norm <= tol:
                 status = CONVERGED
@@ -301,9 +314,13 @@ class _Stochastic:
                 mean = jax.tree.map(lambda m, c, n: m + c / n, mean, change, number)
             rho, gamma = (schedule(now.step) for schedule in self.schedules)
             moved = Iterate(
-                now.x - rho * d.x, now.v - rho * (d.hessian + d.outer_x),
-                problem.project(now.eta - gamma * (d.outer_eta + d.cross)), now.step + 1, memory, mean,
-            )  # fmt: skip
+                now.x - rho * d.x,
+                now.v - rho * (d.hessian + d.outer_x),
+                problem.project(now.eta - gamma * (d.outer_eta + d.cross)),
+                now.step + 1,
+                memory,
+                mean,
+            )
             return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, now), None
 
         if self.remembers:

@@ -35,10 +35,15 @@ def compare(here: Linearised, solver: Callable[..., PyTree], directions: int = 2
     """Compare J v with (solver(args + h v) - solver(args - h v)) / 2h for random v, scaled for each array."""
     leaves, tree = here.args_tree
     eps = float(jnp.finfo(here.unknowns.dtype).eps)
-    scales = here.parameters.vector([
-        jnp.full(leaf.shape, jnp.maximum(jnp.sqrt(jnp.mean(jnp.abs(leaf) ** 2)), 1e-3), jnp.finfo(leaf.dtype).dtype)
-        .astype(leaf.dtype) for leaf in leaves if is_inexact(leaf)
-    ])  # fmt: skip
+    scales = here.parameters.vector(
+        [
+            jnp.full(
+                leaf.shape, jnp.maximum(jnp.sqrt(jnp.mean(jnp.abs(leaf) ** 2)), 1e-3), jnp.finfo(leaf.dtype).dtype
+            ).astype(leaf.dtype)
+            for leaf in leaves
+            if is_inexact(leaf)
+        ]
+    )
     center = here.parameters.vector([leaf for leaf in leaves if is_inexact(leaf)])
     h = eps ** (1 / 4)
 

@@ -1,4 +1,4 @@
-"""The compiled solvers behind `solve_conic`: NumPy data in, (x, z, s, status) out, batches in threads."""
+"""The compiled solvers behind `solve_conic`: from NumPy data to (x, z, s, status), with batches in threads."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -38,31 +38,42 @@ def clarabel(program: Program, **settings: Any) -> tuple[np.ndarray, np.ndarray,
     from scipy import sparse
 
     make = {
-        Zero: lambda cone: native.ZeroConeT(cone.size), NonNegative: lambda cone: native.NonnegativeConeT(cone.size),
+        Zero: lambda cone: native.ZeroConeT(cone.size),
+        NonNegative: lambda cone: native.NonnegativeConeT(cone.size),
         SecondOrder: lambda cone: native.SecondOrderConeT(cone.size),
         PositiveSemidefinite: lambda cone: native.PSDTriangleConeT(int(cone.n)),
-        Exponential: lambda cone: native.ExponentialConeT(), Power: lambda cone: native.PowerConeT(cone.alpha),
-    }  # fmt: skip
+        Exponential: lambda cone: native.ExponentialConeT(),
+        Power: lambda cone: native.PowerConeT(cone.alpha),
+    }
     options = native.DefaultSettings()
     options.verbose = False
     options.tol_gap_abs = options.tol_gap_rel = 1e-12
-    # Residuals are far below that then; asked for 1e-12, Clarabel gives up one program in a hundred for rounding noise.
+    # Residuals are then far below this. With 1e-12, Clarabel fails on one program in a hundred because of rounding
+    # errors.
     options.tol_feas = 1e-9
     options.tol_ktratio = 1e-9
     options.max_threads = 1
     for name, value in settings.items():
         setattr(options, name, value)
     found = native.DefaultSolver(
-        sparse.triu(program.P, format="csc"), program.q, program.A, program.b,
-        [make[type(cone)](cone) for cone in program.cones if cone.size], options,
-    ).solve()  # fmt: skip
+        sparse.triu(program.P, format="csc"),
+        program.q,
+        program.A,
+        program.b,
+        [make[type(cone)](cone) for cone in program.cones if cone.size],
+        options,
+    ).solve()
     status = {
-        "Solved": SOLVED, "AlmostSolved": ALMOST_SOLVED, "PrimalInfeasible": INFEASIBLE,
-        "AlmostPrimalInfeasible": INFEASIBLE, "DualInfeasible": UNBOUNDED, "AlmostDualInfeasible": UNBOUNDED,
-    }.get(str(found.status), FAILED)  # fmt: skip
+        "Solved": SOLVED,
+        "AlmostSolved": ALMOST_SOLVED,
+        "PrimalInfeasible": INFEASIBLE,
+        "AlmostPrimalInfeasible": INFEASIBLE,
+        "DualInfeasible": UNBOUNDED,
+        "AlmostDualInfeasible": UNBOUNDED,
+    }.get(str(found.status), FAILED)
     x, z, s = (np.asarray(part, float) for part in (found.x, found.z, found.s))
     if status == FAILED and str(found.status) in ("InsufficientProgress", "MaxIterations", "NumericalError"):
-        # The tolerance asked for is at the limit of the precision: what was reached may be good all the same.
+        # The tolerance is at the limit of the precision, and the result may be good even if it was not reached.
         scale = 1 + np.linalg.norm(program.q) + np.linalg.norm(program.b)
         error = np.linalg.norm(program.P @ x + program.A.T @ z + program.q) + np.linalg.norm(
             program.A @ x + s - program.b
@@ -89,13 +100,18 @@ def scs(program: Program, **settings: Any) -> tuple[np.ndarray, np.ndarray, np.n
     permutation = np.concatenate([rows for _, rows in blocks]) if blocks else np.zeros(0, int)
     sizes = lambda kind: [int(cone.n) for cone, _ in blocks if isinstance(cone, kind)]  # noqa: E731
     native_cone = dict(
-        z=sum(sizes(Zero)), l=sum(sizes(NonNegative)), q=sizes(SecondOrder), s=sizes(PositiveSemidefinite),
+        z=sum(sizes(Zero)),
+        l=sum(sizes(NonNegative)),
+        q=sizes(SecondOrder),
+        s=sizes(PositiveSemidefinite),
         ep=sum(isinstance(c, Exponential) for c, _ in blocks),
-    )  # fmt: skip
+    )
     data = dict(
-        P=sparse.triu(program.P, format="csc"), c=program.q, A=sparse.csc_matrix(program.A[permutation]),
+        P=sparse.triu(program.P, format="csc"),
+        c=program.q,
+        A=sparse.csc_matrix(program.A[permutation]),
         b=program.b[permutation],
-    )  # fmt: skip
+    )
     found = native.solve(
         data, native_cone, **(dict(verbose=False, eps_abs=1e-9, eps_rel=1e-9, max_iters=100_000) | settings)
     )
@@ -108,7 +124,7 @@ def scs(program: Program, **settings: Any) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _to_scs(cone: Cone) -> np.ndarray:
-    """Rows of a cone in SCS's order: the lower triangle of a matrix column by column."""
+    """The rows of a cone in the order of SCS: the lower triangle of a matrix, column by column."""
     if not isinstance(cone, PositiveSemidefinite):
         return np.arange(cone.size)
     n = int(cone.n)
@@ -118,7 +134,7 @@ def _to_scs(cone: Cone) -> np.ndarray:
     return np.concatenate([position[j:, j] for j in range(n)])
 
 
-# The defaults of these solvers are loose (1e-3 in OSQP), and the error of x becomes one of the derivative.
+# The default tolerances of these solvers are loose (1e-3 in OSQP), and the error of x enters the derivative.
 PRECISE = {
     "osqp": dict(eps_abs=1e-9, eps_rel=1e-9, max_iter=200_000, raise_error=False),
     "proxqp": dict(eps_abs=1e-10, eps_rel=0.0),
@@ -128,7 +144,7 @@ PRECISE = {
 
 
 def quadratic(name: str) -> Backend:
-    """OSQP, ProxQP, PIQP and others through qpsolvers: equations and inequalities only."""
+    """OSQP, ProxQP, PIQP and others through qpsolvers; they take equations and inequalities only."""
 
     def solve(program: Program, **settings: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         import qpsolvers
@@ -139,7 +155,7 @@ def quadratic(name: str) -> Backend:
         form = (lambda M: M) if name in qpsolvers.sparse_solvers else (lambda M: M.toarray())
         part = lambda rows: (form(program.A[rows]), program.b[rows]) if rows.any() else (None, None)  # noqa: E731
         (A, b), (G, h) = part(equal), part(~equal)
-        q = program.q.copy()  # an array of JAX is read-only, and DAQP asks for one that is not
+        q = program.q.copy()  # a copy, because arrays of JAX are read-only and DAQP needs a writable one
         problem = qpsolvers.Problem(form(program.P), q, G, h, A, b)
         found = qpsolvers.solve_problem(problem, solver=name, **(PRECISE.get(name, {}) | settings))
         z = np.zeros_like(program.b)
@@ -156,13 +172,13 @@ def quadratic(name: str) -> Backend:
 
 
 def _why_not(found: Any) -> int:
-    """The status of a qpsolvers.Solution without a solution, where the solver said it."""
+    """The status of a qpsolvers.Solution without a solution, if the solver reported one."""
     words = str(getattr(found.extras.get("info"), "status", "")).lower().replace("_", " ")
     return INFEASIBLE if "primal infeasible" in words else UNBOUNDED if "dual infeasible" in words else FAILED
 
 
 def backend(solver: str | Callable) -> Backend:
-    """The solver of a name, or a callable `(P, q, A, b, cones) -> (x, z, s)` as one."""
+    """The backend with this name, or one that calls a function `(P, q, A, b, cones) -> (x, z, s)`."""
     if callable(solver):
 
         def own(program: Program) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -178,7 +194,7 @@ def backend(solver: str | Callable) -> Backend:
 
 
 def in_threads(solve: Callable[[int], None], count: int) -> None:
-    """Call solve(0), ..., solve(count - 1); compiled solvers release the interpreter's lock."""
+    """Call solve(0), ..., solve(count - 1) in threads; compiled solvers release the global interpreter lock."""
     if count == 1:
         solve(0)
         return

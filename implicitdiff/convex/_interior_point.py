@@ -1,4 +1,4 @@
-"""An interior-point method for dense convex quadratic programs that runs where the data are: no callback."""
+"""An interior-point method for dense convex quadratic programs that runs on the device, without a callback."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,9 +16,9 @@ from ..projection.cones import Cone, NonNegative, Zero
 from ._backends import ALMOST_SOLVED, FAILED, INFEASIBLE, SOLVED, UNBOUNDED
 from ._saddle import active_set, or_one, saddle
 
-# Of the way to the boundary of the orthant, what a step takes at least; towards the end it takes more.
+# The smallest fraction of the way to the boundary of the orthant that a step takes; near the end it takes more.
 STEP = 0.99
-# The most active sets that are tried at the end.
+# The maximum number of active sets that are tried at the end.
 POLISH = 5
 
 
@@ -32,7 +32,7 @@ class _Program(NamedTuple):
 
 
 class _Iterate(NamedTuple):
-    """A point of the homogeneous embedding: the solution is x / tau where tau > 0, else there is a certificate."""
+    """A point of the homogeneous embedding: the solution is x / tau if tau > 0, otherwise there is a certificate."""
 
     x: Float[Array, " n"]
     z: Float[Array, " m"]
@@ -44,10 +44,10 @@ class _Iterate(NamedTuple):
 class _State(NamedTuple):
     now: _Iterate
     best: _Iterate
-    least: Float[Array, ""]  # the error of the best iterate
-    stalled: Int[Array, ""]  # steps since it was found
+    least: Float[Array, ""]  # error of the best iterate
+    stalled: Int[Array, ""]  # number of steps since it was found
     steps: Int[Array, ""]
-    status: Int[Array, ""]  # -1 while running
+    status: Int[Array, ""]  # -1 while the method runs
 
 
 @partial(jax.jit, static_argnames="cones")
@@ -69,9 +69,9 @@ def interior_point(
         Px + A'z + q tau = 0,   Ax + s - b tau = 0,   x'Px / tau + q'x + b'z + kappa = 0,   s z = 0,   tau kappa = 0,
 
     whose iterates tend to a solution (tau > 0) or to a certificate that there is none (kappa > 0). Each step factorises
-    P + A' diag(z/s) A, of size n, and the Schur complement of the equations. Newton steps on the equations of
-    the active set bring a regular solution to the precision of the dtype at the end, also where a multiplier and its
-    slack are both tiny. Elements of a batch stop on their own.
+    P + A' diag(z/s) A, of size n, and the Schur complement of the equations. At the end, Newton steps on the equations
+    of the active set bring a regular solution to the precision of the dtype, even where a multiplier and its slack are
+    both tiny. Each element of a batch stops on its own.
 
     Args:
         P: (n, n) symmetric positive semidefinite, or None.
@@ -79,15 +79,15 @@ def interior_point(
         A: (m, n).
         b: (m,).
         cones: `Zero` and `NonNegative`, in the order of the rows of A.
-        maxiter: the largest number of steps.
-        tol: the error, relative to the data, at which the method stops and that counts as solved; a hundred times that
-            counts as almost solved. None for eps^(3/4).
+        maxiter: maximum number of steps.
+        tol: the error relative to the data at which the method stops, with the status "solved"; up to a hundred times
+            this error counts as "almost solved". None means eps^(3/4).
 
     Returns:
-        x, z, s and the status; x, z and s are NaN where the status is not that of a solution.
+        x, z, s and the status; x, z and s are NaN if the status is not that of a solution.
 
     Raises:
-        ValueError: other cones.
+        ValueError: there are other cones.
 
     Source: Mehrotra, "On the implementation of a primal-dual interior point method", 1992; Goulart, Chen, "Clarabel: an
     interior-point solver for conic programs with quadratic objectives", 2024, for the embedding.
@@ -107,7 +107,7 @@ def interior_point(
     P = jnp.zeros((q.size, q.size), dtype) if P is None else P.astype(dtype)
     A, b = A.astype(dtype)[order], b[order]
     sound = _convex(P) & jnp.all(jnp.isfinite(q)) & jnp.all(jnp.isfinite(A)) & jnp.all(jnp.isfinite(b))
-    # Rows of length 1, an x of the size of the right-hand side, and an objective of size 1.
+    # Scale to rows of norm 1, an x of the size of the right-hand side, and an objective of size 1.
     rows = or_one(jnp.linalg.norm(A, axis=1))
     length = or_one(_size(b / rows))
     size = or_one(jnp.maximum(_size(P) * length, _size(q)))
@@ -134,7 +134,7 @@ def _size(v: Array) -> Array:
 
 
 def _iterate(program: _Program, p: int, status: Array, limit: Array | float, maxiter: Array | int) -> _State:
-    """The interior-point method: to an error below the limit, or as far as it gets."""
+    """Run the interior-point method until the error is below the limit or no longer falls."""
     P, q, A, b = program
     count = b.size - p + 1
     G = A[p:]
@@ -145,7 +145,7 @@ def _iterate(program: _Program, p: int, status: Array, limit: Array | float, max
         return jnp.pad(v, (p, 0))
 
     def factorised(weights: Float[Array, " m-p"]) -> Callable:
-        """A function solving Px + A'z = f, Ax - z / weights = g for rows of f and g; no z in it for equations."""
+        """A function that solves Px + A'z = f, Ax - z / weights = g; no z in the second part for equations."""
         factors = saddle(P + (G.T * weights) @ G, A[:p], unit)
 
         def solve(f, g):
@@ -164,15 +164,16 @@ def _iterate(program: _Program, p: int, status: Array, limit: Array | float, max
         twice, mu = 2 * (P @ x) / tau + q, (s @ z[p:] + tau * kappa) / count
 
         def direction(f, ds, dk, x1, z1, x3, z3) -> _Iterate:
-            # (x2, z2) solves the system for the data (-q, b), and (x3, z3) is what (x, z) / tau is off from that: the
-            # precision of a solution is that of its size times the weights, so that a small one must be asked for.
+            # (x2, z2) solves the system for the data (-q, b), and (x3, z3) is its difference from (x, z) / tau. That
+            # difference is solved for: it is small, and rounding errors are proportional to the size of the solution
+            # times the weights.
             x2, z2 = x / tau - x3, z / tau - z3
             slope = kappa / tau + x3 @ (P @ x3) + (over_z * s * z2[p:]) @ z2[p:]
             dtau = (f * rt - dk / tau + twice @ x1 + b @ z1) / slope
             dz = z1 + dtau * z2
             return _Iterate(x1 + dtau * x2, dz, -over_z * (ds + s * dz[p:]), dtau, -(dk + kappa * dtau) / tau)
 
-        # The predictor, together with the direction in which the data enter; then the corrector.
+        # The predictor, solved together with the direction of the data; then the corrector.
         ds, dk = s * z[p:], kappa * tau
         xs, zs = solve(jnp.stack([-rx, rx / tau]), jnp.stack([full(s) - rz, (rz - full(2 * s)) / tau]))
         d = direction(1.0, ds, dk, xs[0], zs[0], xs[1], zs[1])
@@ -202,7 +203,7 @@ def _residuals(program: _Program, at: _Iterate) -> tuple[Array, Array, Array]:
 
 
 def _judge(program: _Program, state: _State, residuals: tuple[Array, Array, Array], limit: Array | float):
-    """Keep the best iterate so far, and tell infeasible and unbounded programs by their certificates."""
+    """Keep the best iterate so far, and recognise infeasible and unbounded programs by their certificates."""
     P, q, A, b = program
     now = state.now
     x, z, s, tau, kappa = now
@@ -214,8 +215,8 @@ def _judge(program: _Program, state: _State, residuals: tuple[Array, Array, Arra
     error = jnp.where(jnp.isfinite(error), error, jnp.inf)
     best = jax.tree.map(lambda a, b: jnp.where(error < state.least, a, b), now, state.best)
     stalled = jnp.where(error < 0.5 * state.least, 0, state.stalled + (state.least < 1e3 * limit))
-    # z >= 0 with A'z = 0 and b'z < 0: no x satisfies the constraints. And x with Px = 0, Ax + s = 0 and q'x < 0 is a
-    # way down. Both are certain only up to rounding, hence beside a kappa that says the same.
+    # z >= 0 with A'z = 0 and b'z < 0 proves that no x satisfies the constraints. An x with Px = 0, Ax + s = 0 and
+    # q'x < 0 proves that the program is unbounded. Rounding makes both uncertain, so kappa has to agree.
     gain, descent, tight = -(b @ z), -(q @ x), limit**0.75
     infeasible = _size(dual) <= tight * gain / (1 + _size(b))
     unbounded = jnp.maximum(_size(Px), _size(primal + jnp.pad(s, (p, 0)))) <= tight * descent / (1 + _size(q))
@@ -236,7 +237,7 @@ def _multipliers(v: Float[Array, " m"], p: int) -> Float[Array, " m"]:
 
 
 class _Polish(NamedTuple):
-    """A point of the normal map, its residual, the active set of the next step, and whether there is to be one."""
+    """A point of the normal map, its residual, the active set for the next step, and whether there is a next step."""
 
     x: Float[Array, " n"]
     v: Float[Array, " m"]
@@ -247,10 +248,10 @@ class _Polish(NamedTuple):
 
 
 def _polished(program: _Program, p: int, state: _State, limit: Array | float) -> tuple[Array, Array, Array]:
-    """x, v = z - s and the status: Newton steps on the normal map, each exact where its active set is right.
+    """x, v = z - s and the status, after Newton steps on the normal map, each exact if its active set is right.
 
-    Where a multiplier and its slack are both of the order of sqrt(limit), the iterate may have them the wrong way
-    round, and x is off by as much. The step then leads to a point whose signs differ: the next active set.
+    If a multiplier and its slack are both of the order of sqrt(limit), the iterate may have the wrong one active, and
+    the error of x is as large. The step then leads to a point with other signs, which give the next active set.
     """
     P, q, A, b = program
     x, z, s, tau, _ = state.best
@@ -259,13 +260,13 @@ def _polished(program: _Program, p: int, state: _State, limit: Array | float) ->
     def active_at(v):
         return jnp.append(jnp.ones(p, bool), v[p:] > 0)
 
-    def residual(x, v):  # of the normal map
+    def residual(x, v):  # residual of the normal map
         z = _multipliers(v, p)
         return jnp.maximum(_size(P @ x + A.T @ z + q), _size(A @ x + (z - v) - b))
 
     def step(carry: tuple[_Polish, _Polish]) -> tuple[_Polish, _Polish]:
         now, best = carry
-        # The equations of the active set: v is a multiplier in its rows and minus a slack in the others.
+        # The equations of the active set, in whose rows v is a multiplier; in the others it is minus a slack.
         f = P @ now.x + A.T @ jnp.where(now.active, now.v, 0) + q
         h = A @ now.x - jnp.where(now.active, 0, now.v) - b
         solve, regular = active_set(P, A, now.active)
@@ -283,6 +284,6 @@ def _polished(program: _Program, p: int, state: _State, limit: Array | float) ->
     error = jnp.where(best.steps > 0, best.error / (1 + _size(A @ x) + _size(A.T @ _multipliers(v, p))), state.least)
     error = jnp.minimum(error, state.least)
     ended = jnp.where(error <= limit, SOLVED, jnp.where(error <= 100 * limit, ALMOST_SOLVED, FAILED))
-    # What ended without a certificate is judged by its error; data that were refused have none.
+    # A run that ended without a certificate is judged by its error; data that were rejected have none.
     judged = (state.status == FAILED) & (state.steps > 0)
     return x, v, jnp.where(judged, ended, state.status).astype(jnp.int32)

@@ -9,22 +9,22 @@ from jaxtyping import Array, Float, PyTree
 
 from .._varying import fori_loop, while_loop
 
-# Each round halves the logarithms of the sizes that rows and columns differ by.
+# Each round halves the differences in size between rows and between columns, on a logarithmic scale.
 ROUNDS = 10
 
 
 def least_squares(matvec: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
-    """The x of least norm among those with the smallest |A x - b|, by a factorisation or, where A is singular, its SVD.
+    """The x of least norm that minimises |A x - b|, by a factorisation, or by an SVD where A is singular.
 
-    Norms are those of a system in other units, R A C, where the largest entry of every row and column is about 1: in
-    the units given, a variable in millimetres and one in kilometres would be a matrix that looks singular.
+    The norms are those of the scaled system R A C, in which the largest entry of every row and column is about 1. In
+    the original units, one variable in millimetres and another in kilometres would make A look singular.
 
     Args:
         matvec: x -> A x, A square.
         b: right-hand side.
 
     Returns:
-        x, a pytree like b; NaN where A is not finite.
+        x, a pytree like b; NaN if A is not finite.
     """
     flat, unravel = ravel_pytree(b)
     A = jax.vmap(lambda e: ravel_pytree(matvec(unravel(e)))[0])(jnp.eye(flat.size, dtype=flat.dtype)).T
@@ -44,7 +44,7 @@ def least_squares(matvec: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
         x = Vt.T @ jnp.where(kept, (U.T @ flat) / jnp.where(kept, sizes, 1.0), 0.0)
         return x, jnp.full_like(matrix, jnp.nan)
 
-    # At most once: unlike lax.cond this does not decompose every matrix of a batch, if none is singular.
+    # A loop that runs at most once: lax.cond would decompose every matrix of a batch even if none is singular.
     x, _ = while_loop(lambda state: ~regular & finite & ~jnp.isnan(state[1][0, 0]), by_svd, (direct, A))
     return unravel(jnp.where(finite, columns * x, jnp.nan))
 
@@ -52,7 +52,7 @@ def least_squares(matvec: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
 def equilibrate(A: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Powers of two R and C such that the largest entry of each row and column of R A C is about 1 (Ruiz 2001).
 
-    Rows and columns take turns together, so that the transpose of A is scaled by C and R.
+    Rows and columns are scaled at the same time, so that the transpose of A is scaled by C and R.
     """
 
     def halve(_: int, scales: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -7,23 +7,23 @@ import jax.numpy as jnp
 from jax.lax import linalg
 from jaxtyping import Array, Bool, Float
 
-# What is added to the diagonal of a matrix before it is factorised, in units of its rounding: it slows down an
-# iteration whose right-hand sides are true residuals, but does not move where that ends.
+# Added to the diagonal of a matrix before it is factorised, in units of rounding. It slows down the refinement, whose
+# right-hand sides are true residuals, but does not change its limit.
 SHIFT = 50
 
 
 class Saddle(NamedTuple):
     """The factors of H + E'E and of its Schur complement S = E (H + E'E)^-1 E'.
 
-    H needs to be definite only on the null space of E, hence E'E, which the right-hand side makes good for.
+    H has to be definite on the null space of E only; hence the term E'E, for which the right-hand side is corrected.
 
     Attributes:
         L: (n, n) Cholesky factor of H + E'E.
-        E: (p, n); a row of zeros is a row that is absent.
+        E: (p, n); rows of zeros are absent equations.
         V: (n, p) L^-1 E'.
         LS: (p, p) Cholesky factor of S, with ones on the diagonal in rows that are absent.
-        margin: the smallest pivot of both beside the diagonal entry that it is left over from; tiny where the matrix
-            is singular, NaN where it is not positive semidefinite.
+        margin: the smallest ratio, over both factorisations, of a pivot to the diagonal entry from which it was
+            computed; tiny if the matrix is singular, NaN if it is not positive semidefinite.
     """
 
     L: Float[Array, "n n"]
@@ -33,19 +33,19 @@ class Saddle(NamedTuple):
     margin: Float[Array, ""]
 
     def solve(self, f: Float[Array, "k n"], h: Float[Array, "k p"]) -> tuple[Float[Array, "k n"], Float[Array, "k p"]]:
-        """Solve Hx + E'y = f, Ex = h for rows x and y; where a row of E is absent, h must be 0, and so is y."""
+        """Solve Hx + E'y = f, Ex = h for rows x and y; where a row of E is absent, h has to be 0, and y is 0."""
         if not self.E.shape[0]:
             t = _lower(self.L, f.T)
             return _lower(self.L, t, transpose_a=True).T, h
         t = _lower(self.L, (f + h @ self.E).T)
         y = _lower(self.LS, _lower(self.LS, self.V.T @ t - h.T), transpose_a=True)
         x = _lower(self.L, t - self.V @ y, transpose_a=True).T
-        # Where Ex is not quite h, the multiplier takes what E'E left.
+        # If Ex is not exactly h, the multiplier compensates for the term E'E.
         return x, y.T + x @ self.E.T - h
 
 
 def saddle(H: Float[Array, "n n"], E: Float[Array, "p n"], unit: Float[Array, " n"]) -> Saddle:
-    """Factorise [[H, E'], [E, 0]]; `unit` is a diagonal of the size that is not negligible in H."""
+    """Factorise [[H, E'], [E, 0]]; the diagonal `unit` says which size is not negligible in H."""
     eps = float(jnp.finfo(H.dtype).eps)
     if E.shape[0]:
         H = H + E.T @ E
@@ -71,11 +71,11 @@ def active_set(
         active: (m,).
 
     Returns:
-        A function (f, h) -> (x, y), and whether the system is regular enough for the function to be used: no more than
-        n rows active, all independent, P definite on their null space.
+        A function (f, h) -> (x, y), and whether the system is regular enough for it: at most n rows are active, they
+        are independent, and P is definite on their null space.
     """
     n, m = A.shape[1], A.shape[0]
-    # Independent rows are n at most: with many constraints, the system has the size of the variables all the same.
+    # At most n rows are independent, so that the system is not larger than that even with many constraints.
     chosen = jnp.argsort(~active, stable=True)[:n] if m > n else jnp.arange(m)
     size = or_one(jnp.max(jnp.abs(P), initial=0)) ** 0.5
     norms = jnp.linalg.norm(A, axis=1)
@@ -102,5 +102,5 @@ def _lower(L: Array, columns: Array, transpose_a: bool = False) -> Array:
 
 
 def or_one(size: Array) -> Array:
-    """What to divide by: the size, or 1 where there is none."""
+    """A divisor: the size, or 1 if it is 0."""
     return jnp.where((size > 0) & jnp.isfinite(size), size, jnp.ones_like(size))

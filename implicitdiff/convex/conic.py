@@ -20,7 +20,7 @@ from ._least_squares import least_squares
 
 Matrix = Any  # an array or a BCOO
 
-# Up to this many unknowns P is checked to be positive semidefinite, by a Cholesky factorisation.
+# With up to this many unknowns, a Cholesky factorisation checks that P is positive semidefinite.
 CHECKED_SIZE = 2000
 
 
@@ -31,7 +31,8 @@ class ConicSolution(NamedTuple):
         x: (n,) primal solution.
         dual: (m,) the multiplier z in the dual cone.
         slack: (m,) s = b - Ax in the cone.
-        status: () int; see `implicitdiff.convex.STATUS`. 0 is solved. Other than 0 and 1, everything else is NaN.
+        status: () int; see `implicitdiff.convex.STATUS`; 0 means solved. With a status other than 0 and 1, all other
+            fields are NaN.
     """
 
     x: Float[Array, " n"]
@@ -54,11 +55,11 @@ def solve_conic(
 ) -> ConicSolution:
     """Solve min_x 1/2 x'Px + q'x subject to Ax + s = b, s in K; differentiable in P, q, A and b.
 
-    Forward and reverse mode, every order, under jit and vmap (a batch is solved in threads, or by "jax" at once). The
-    derivative is that of the normal map (`optimality.conic_normal_map`), independent of the solver. Where the solution
-    is degenerate (multipliers and slacks both zero, redundant constraints, several solutions) it is the least-squares
-    solution of the linear system. `certify.diagnose(conic_normal_map(cones), (x, dual - slack), P, q, A, b)` tells
-    whether and why it is.
+    It works in forward and reverse mode, to every order, under jit and vmap (a batch is solved in threads, or at once
+    by "jax"). The derivative is that of the normal map (`optimality.conic_normal_map`) and does not depend on the
+    solver. Where the solution is degenerate (a multiplier and its slack are both zero, constraints are redundant, there
+    are several solutions), the derivative is the least-squares solution of the linear system.
+    `certify.diagnose(conic_normal_map(cones), (x, dual - slack), P, q, A, b)` says whether it is degenerate, and why.
 
     Args:
         P: (n, n) symmetric positive semidefinite, dense or BCOO; None for a linear objective.
@@ -68,19 +69,21 @@ def solve_conic(
         cones: the factors of K, in the order of the rows of A: `Zero`, `NonNegative`, `SecondOrder`,
             `PositiveSemidefinite`, `Exponential`, `Power`.
         solver: "clarabel" or "scs"; for quadratic programs also "jax", "osqp", "proxqp", "piqp" (the last three by the
-            package qpsolvers); or a callable `(P, q, A, b, cones) -> (x, z, s)` in NumPy, P and A as scipy.sparse CSC
-            matrices. "jax" is an interior-point method of our own that stays on the device, in its dtype, and solves a
-            batch at once: the choice for small dense programs. It works with dense matrices, also of sparse data.
+            package qpsolvers); or a callable `(P, q, A, b, cones) -> (x, z, s)` in NumPy, with P and A as scipy.sparse
+            CSC matrices. "jax" is our own interior-point method, which stays on the device, computes in the dtype of
+            the data, and solves a batch at once. It is the best choice for small dense programs; sparse data are made
+            dense.
         adjoint: how the derivative is computed; None for a dense least-squares solve.
-        raise_on_failure: whether a program without solution raises, when called eagerly.
-        **settings: handed to the solver, under its own names; for "jax" these are `maxiter` and `tol`.
+        raise_on_failure: whether a program without a solution raises an error in an eager call.
+        **settings: settings of the solver, under its own names; for "jax" these are `maxiter` and `tol`.
 
     Returns:
-        A `ConicSolution`. In a program without solution all but its status is NaN, also under jit; others of the same
-        batch are not affected.
+        A `ConicSolution`. If there is no solution, everything but the status is NaN, also under jit; other programs of
+        the same batch are not affected.
 
     Raises:
-        ValueError: shapes do not fit; P is not symmetric; or, eagerly, there is no solution: the status says why.
+        ValueError: shapes do not fit; P is not symmetric; or, in an eager call, there is no solution (the message says
+            why).
 
     Source: Blondel et al., NeurIPS 2022, appendix A; Agrawal et al., "Differentiating through a cone program", 2019.
 
@@ -118,7 +121,7 @@ def solve_conic(
 
 
 def _solve(P, q, A, b, cones, solver, settings):
-    """The solution without derivative."""
+    """The solution, without a derivative."""
     if solver == "jax":
         P, q, A, b = stop([_dense(P), q, _dense(A), b])
         return interior_point(P, q, A, b, cones, **settings)
@@ -132,7 +135,8 @@ def _solve(P, q, A, b, cones, solver, settings):
 
         batch = values[2].shape[:-1]
         count = int(np.prod(batch))
-        # NumPy arrays first: a JAX array would be reshaped by JAX, which may wait for the very thread that runs this.
+        # Convert to NumPy first: JAX would reshape a JAX array, and may wait for the very thread that runs this
+        # callback.
         P, P_pattern, q, A, A_pattern, b = (
             [None] * count if part is None else np.asarray(part).reshape(count, *part.shape[len(batch) :])
             for part in values
@@ -148,9 +152,12 @@ def _solve(P, q, A, b, cones, solver, settings):
 
         def one(i):
             program = backends.Program(
-                matrix(P[i], P_pattern[i], (n, n)), np.asarray(q[i], float), matrix(A[i], A_pattern[i], (m, n)),
-                np.asarray(b[i], float), cones,
-            )  # fmt: skip
+                matrix(P[i], P_pattern[i], (n, n)),
+                np.asarray(q[i], float),
+                matrix(A[i], A_pattern[i], (m, n)),
+                np.asarray(b[i], float),
+                cones,
+            )
             if not all(np.isfinite(part).all() for part in (program.P.data, q[i], program.A.data, b[i])):
                 return
             if not _convex(program.P):
@@ -171,7 +178,7 @@ def _solve(P, q, A, b, cones, solver, settings):
 
 
 def _convex(P: Any) -> bool:
-    """Whether P is symmetric and, as far as that is cheap to know, positive semidefinite; solvers do not all notice."""
+    """Whether P is symmetric and, if that is cheap to check, positive semidefinite; not all solvers notice."""
     size = abs(P).max() if P.nnz else 0.0
     if abs(P - P.T).max() > 1e-8 * size:
         return False

@@ -17,24 +17,24 @@ from .._adjoint import Adjoint
 from ..projection.cones import Cone, Exponential, NonNegative, PositiveSemidefinite, Power, SecondOrder, Zero
 from .conic import solve_conic
 
-# Up to this many entries a matrix of the program is dense.
+# With up to this many entries, a matrix of the program is dense.
 DENSE_ENTRIES = 250_000
 
 
 class CvxpyLayer:
     """The solution of a parametrised CVXPY problem as a function of its parameters.
 
-    CVXPY reduces the problem to a conic program whose data are affine in the parameters; these affine maps are taken
-    from it once, and every call is then JAX code around `solve_conic`: forward and reverse mode, jit, vmap.
+    CVXPY reduces the problem to a conic program whose data are affine in the parameters. These affine maps are taken
+    from CVXPY once, and every call is then JAX code around `solve_conic`, with forward and reverse mode, jit and vmap.
 
     Args:
         problem: a `cvxpy.Problem` that satisfies CVXPY's rules for disciplined parametrised programming (DPP).
         parameters: its parameters, in the order in which a call takes their values.
-        variables: what a call returns, in this order: variables of the problem, and constraints of it, for which their
-            dual values are returned, in the sign and the shape of `constraint.dual_value`.
-        solver: see `solve_conic`; in upper case as well.
+        variables: what a call returns, in this order: variables of the problem, and constraints, for which dual values
+            are returned with the sign and the shape of `constraint.dual_value`.
+        solver: see `solve_conic`; the name may be in upper case.
         adjoint: how the derivative is computed.
-        solver_args: settings of the solver, for every call; see there.
+        solver_args: settings of the solver for every call; see `__call__`.
 
     Raises:
         ValueError: the problem is not DPP; a parameter is missing from the list; or one in it, a variable or a
@@ -78,7 +78,7 @@ class CvxpyLayer:
         if missing:
             raise ValueError(f"CvxpyLayer: the problem has parameters that are not in the list: {sorted(missing)}.")
         for parameter in problem.parameters():
-            if parameter.value is None:  # CVXPY asks for values before it reduces; they do not matter
+            if parameter.value is None:  # CVXPY needs values to reduce the problem; which ones does not matter
                 parameter.value = parameter.project(np.ones(parameter.shape))
         data, chain, inverse_data = problem.get_problem_data(cp.CLARABEL, solver_opts={"use_quad_obj": True})
         program = data[cp.settings.PARAM_PROB]
@@ -89,7 +89,7 @@ class CvxpyLayer:
         self.A_map, self.A_at, self.A_shape = _pattern(program.reduced_A)
         self.P = None if program.P is None else _pattern(program.reduced_P)
 
-        new_ids: dict[int, int] = {}  # of parameters and variables that CVXPY replaces, because they have attributes
+        new_ids: dict[int, int] = {}  # for parameters and variables with attributes, which CVXPY replaces
         for reduction in chain.reductions:
             for name in ("param_id_map", "var_id_map"):
                 new_ids |= {old: new[0] for old, new in getattr(reduction, name, {}).items()}
@@ -118,19 +118,22 @@ class CvxpyLayer:
         """Solve for values of the parameters.
 
         Args:
-            *values: one array for each parameter, in the shape of the parameter, or with one more leading axis: then
-                the problem is solved for each entry, and values without that axis are shared. Of a parameter that is
-                symmetric the symmetric part counts, of a diagonal one the diagonal; other attributes are not checked.
-            solver_args: settings of the solver, as in the package cvxpylayers. Besides those under the solver's own
-                names: `solve_method`, a solver for this call, and `eps`, the tolerances of Clarabel or SCS.
+            *values: one array for each parameter, with the shape of the parameter or with one more leading axis. In
+            that
+                case the problem is solved for each entry, and values without that axis are shared. Only the symmetric
+                part of a symmetric parameter counts, and the diagonal of a diagonal one; other attributes are not
+                checked.
+            solver_args: settings of the solver, as in the package cvxpylayers: those under the solver's own names,
+                `solve_method`, a solver for this call, and `eps`, the tolerance of Clarabel or SCS.
             **settings: the same, and `raise_on_failure`.
 
         Returns:
-            A tuple with an array for each variable and each constraint; for a constraint that has several dual
-            variables, as second-order and exponential cones have, a list of arrays.
+            A tuple with an array for each variable and each constraint; for a constraint with several dual variables,
+            such as second-order and exponential cones, a list of arrays.
 
         Raises:
-            ValueError: values in a wrong number or shape, or solver_args that belong to another way to differentiate.
+            ValueError: the number or the shape of values is wrong, or solver_args are those of another way to
+                differentiate.
         """
         if len(values) != len(self.parameters):
             raise ValueError(f"CvxpyLayer: expected {len(self.parameters)} values, found {len(values)}.")
@@ -149,7 +152,7 @@ class CvxpyLayer:
     def _solve(self, arrays: Sequence[Array], solver: str | Callable, settings: dict) -> tuple[Any, ...]:
         flat = jnp.zeros(self.width, arrays[0].dtype if arrays else jnp.result_type(float)).at[-1].set(1.0)
         for array, (_, column, (at, mirror)) in zip(arrays, self.parameters, strict=True):
-            if column is not None:  # else it does not occur in the problem
+            if column is not None:  # otherwise the parameter does not occur in the problem
                 value = array.ravel(order="F")
                 flat = flat.at[column : column + at.size].set((value[at] + value[mirror]) / 2)
         q = (self.q_map @ flat)[:-1]
@@ -165,9 +168,9 @@ class CvxpyLayer:
 
 
 def _entries(leaf: Any, kept: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the numbers that CVXPY keeps of a variable or parameter lie in it, column by column, and their mirror.
+    """The positions, column by column, of the entries of a variable or parameter that CVXPY stores, and their mirrors.
 
-    From version 1.9 on it keeps half of a symmetric parameter and the diagonal of a diagonal one, before that all.
+    From version 1.9 on, CVXPY stores half of a symmetric parameter and the diagonal of a diagonal one, before that all.
     """
     place = np.arange(leaf.size).reshape(leaf.shape, order="F")
     has = lambda *names: any(leaf.attributes.get(name) for name in names)  # noqa: E731
@@ -197,8 +200,8 @@ def _value(x: Array, _: Array, start: int, shape: tuple[int, ...], entries: tupl
 def _dual_value(problem: Any, constraint: Any, chain: Any, inverse_data: Any, n: int, m: int) -> Callable:
     """The map from the solution of the program to the dual value of a constraint.
 
-    CVXPY has the code to invert its reductions; here it is asked what it makes of three known vectors of multipliers.
-    From two of them follows which multiplier each entry of the dual value is, and times what; the third must agree.
+    CVXPY has code that inverts its reductions. It is called here with three known vectors of multipliers. Two of them
+    show which multiplier each entry of the dual value is, and the factor; the third has to agree.
     """
     if all(constraint is not other for other in problem.constraints):
         raise ValueError(f"CvxpyLayer: {constraint} is not a constraint of the problem.")
@@ -234,7 +237,7 @@ def _dual_value(problem: Any, constraint: Any, chain: Any, inverse_data: Any, n:
 
 
 def _settings(solver: str | Callable, settings: dict[str, Any]) -> tuple[str | Callable, dict[str, Any]]:
-    """Solver and settings, from those that the package cvxpylayers takes."""
+    """The solver and its settings, from the arguments that the package cvxpylayers takes."""
     settings = dict(settings)
     solver = settings.pop("solve_method", solver)
     solver = solver.lower() if isinstance(solver, str) else solver
@@ -267,7 +270,7 @@ def _operator(matrix: Any) -> BCOO:
 
 
 def _pattern(reduced: Any) -> tuple[BCOO, tuple[np.ndarray, np.ndarray], tuple[int, int]]:
-    """The map from parameters to a matrix's entries, where these are, and its shape."""
+    """The map from parameters to the entries of a matrix, their positions, and the shape."""
     reduced.cache()
     indices, pointers, shape = reduced.problem_data_index
     of_columns = np.repeat(np.arange(shape[1]), np.diff(pointers))

@@ -20,7 +20,8 @@ class QPSolution(NamedTuple):
         eq_dual: (p,) multipliers of Ax = b, or None.
         ineq_dual: (m,) multipliers >= 0 of Gx <= h, or None.
         slack: (m,) h - Gx >= 0, or None.
-        status: () int; see `implicitdiff.convex.STATUS`. 0 is solved. Other than 0 and 1, everything else is NaN.
+        status: () int; see `implicitdiff.convex.STATUS`; 0 means solved. With a status other than 0 and 1, all other
+            fields are NaN.
     """
 
     x: Float[Array, " n"]
@@ -45,7 +46,7 @@ def solve_qp(
 ) -> QPSolution:
     """Solve min_x 1/2 x'Px + q'x subject to Ax = b and Gx <= h; primal and dual are differentiable in all data.
 
-    The Lagrangian is 1/2 x'Px + q'x + eq_dual'(Ax - b) + ineq_dual'(Gx - h). See `solve_conic`, which this is.
+    The Lagrangian is 1/2 x'Px + q'x + eq_dual'(Ax - b) + ineq_dual'(Gx - h). The program is solved by `solve_conic`.
 
     Args:
         P: (n, n) symmetric positive semidefinite, dense or BCOO; None for a linear program.
@@ -56,14 +57,15 @@ def solve_qp(
         h: (m,) or None.
         solver: see `solve_conic`.
         adjoint: how the derivative is computed.
-        raise_on_failure: whether a program without solution raises, when called eagerly.
-        **settings: handed to the solver.
+        raise_on_failure: whether a program without a solution raises an error in an eager call.
+        **settings: settings of the solver.
 
     Returns:
         A `QPSolution`.
 
     Raises:
-        ValueError: shapes do not fit, a matrix comes without its right-hand side, or, eagerly, there is no solution.
+        ValueError: shapes do not fit; a matrix is given without its right-hand side; or, in an eager call, there is no
+            solution.
 
     Source: Amos, Kolter, "OptNet", 2017; Blondel et al., NeurIPS 2022, appendix A.
 
@@ -93,9 +95,16 @@ def solve_qp(
         rows = jnp.concatenate([matrix for matrix, _ in given])
     sides = jnp.concatenate([side for _, side in given]) if given else jnp.zeros(0, q.dtype)
     found = solve_conic(
-        P, q, rows, sides, [Zero(p), NonNegative(m)], solver, adjoint=adjoint, raise_on_failure=raise_on_failure,
+        P,
+        q,
+        rows,
+        sides,
+        [Zero(p), NonNegative(m)],
+        solver,
+        adjoint=adjoint,
+        raise_on_failure=raise_on_failure,
         **settings,
-    )  # fmt: skip
+    )
     return QPSolution(
         found.x,
         None if b is None else found.dual[:p],

@@ -1,4 +1,4 @@
-"""Optimality conditions: what a solution satisfies, as roots F(x, ...) = 0 or fixed points x = T(x, ...)."""
+"""Optimality conditions of a solution, as roots F(x, ...) = 0 or as fixed points x = T(x, ...)."""
 
 from .block import block_proximal_gradient as block_proximal_gradient
 from .conic import conic_normal_map as conic_normal_map

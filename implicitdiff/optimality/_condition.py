@@ -1,4 +1,4 @@
-"""What every builder of conditions returns."""
+"""The type of conditions that all builders return."""
 
 import contextlib
 import inspect
@@ -9,15 +9,15 @@ from jaxtyping import PyTree
 
 
 class Condition:
-    """A root condition F or a fixed-point map T, and what it knows of its Jacobian.
+    """A root condition F or a fixed-point map T, with the known properties of its Jacobian.
 
     Attributes:
-        symmetric: whether dF/dx, or I - dT/dx, is symmetric; None is unknown.
+        symmetric: whether dF/dx, or I - dT/dx, is symmetric; None means unknown.
         positive_definite: whether it is symmetric positive definite.
         parts: `(inner, outer)` where T(x, *args) = outer(inner(x, *args), *args) and both have symmetric Jacobians,
-            as a gradient step and a proximal operator do; else None. The linear solve makes use of it.
-        is_root: whether it is a root condition F, else a fixed-point map T.
-        margin: `margin(x, *args)`, how far x is from where the condition stops being regular, or None.
+            as a gradient step and a proximal operator have; otherwise None. The linear solve makes use of this.
+        is_root: True for a root condition F, False for a fixed-point map T.
+        margin: `margin(x, *args)`, the distance of x from points where the condition is not regular, or None.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Condition:
         is_root: bool = False,
         margin: Callable | None = None,
     ):
-        """Wrap `call`; it takes the arguments that `like` takes, where the names of these are to be compared."""
+        """Wrap `call`; its arguments are compared by the names in the signature of `like`."""
         self.call = call
         self.symmetric = symmetric
         self.positive_definite = positive_definite
@@ -47,7 +47,7 @@ class Condition:
         return self.call(x, *args, **kwargs)
 
     def after(self, args: Callable[[PyTree], tuple]) -> "Condition":
-        """The same of (x, theta), called with (x, *args(theta))."""
+        """The condition as a function of (x, theta), called with (x, *args(theta))."""
 
         def bound(call: Callable) -> Callable:
             return lambda x, theta: call(x, *args(theta))
@@ -69,8 +69,14 @@ class Condition:
         def T(x: PyTree, theta_f: Any = None, theta_g: Any = None) -> PyTree:
             return outer(inner(x, theta_f), theta_g)
 
-        return cls(T, name, parts=(lambda x, theta_f=None, _=None: inner(x, theta_f),
-                                   lambda v, _=None, theta_g=None: outer(v, theta_g)))  # fmt: skip
+        return cls(
+            T,
+            name,
+            parts=(
+                lambda x, theta_f=None, _=None: inner(x, theta_f),
+                lambda v, _=None, theta_g=None: outer(v, theta_g),
+            ),
+        )
 
 
 def name_of(function: Callable) -> str:

@@ -32,7 +32,7 @@ def block_proximal_gradient(
         length.
 
     Raises:
-        ValueError: at the call, when there are not as many proxes as blocks.
+        ValueError: in a call, if the numbers of proxes and blocks differ.
 
     Source: Blondel et al., NeurIPS 2022, equation 15 and appendix A.
 
@@ -67,7 +67,7 @@ def block_proximal_gradient(
 
 
 def of_rows(stepsizes: Array | float, x: Array) -> list[Array]:
-    """The step size of each row of x: a number where it is the same along the row."""
+    """The step size of each row of x; a number if it is the same along the row."""
     sizes = jnp.asarray(stepsizes)
     along = sizes.reshape((1,) * (x.ndim - sizes.ndim) + sizes.shape)
     if all(n == 1 for n in along.shape[1:]):

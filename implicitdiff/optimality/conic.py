@@ -61,8 +61,9 @@ def conic_residual(cones: Sequence[Cone]) -> Condition:
 
         F = (Theta - I) Pi(u, v, w) + (u, v, w),    Theta = [[0, A', q], [-A, 0, b], [-q', -b', 0]].
 
-    All multiples of a root of this are roots: the Jacobian would be singular. The last row here therefore is that of
-    the paper plus w - 1, which picks the one with w = 1; the row that it changes is a combination of the others.
+    All multiples of a root of this map are roots, so that its Jacobian would be singular. The last row is therefore
+    that of the paper plus w - 1, which selects the root with w = 1. No information is lost, because that row of the
+    paper's map is a combination of the others.
 
     Args:
         cones: the factors of K in the order of the rows of A, as in `implicitdiff.projection.cones`.

@@ -11,15 +11,16 @@ from .proximal import Stepsize, projected_gradient
 
 
 def frank_wolfe(f: Callable[..., Scalar], stepsize: Stepsize = 1.0) -> Condition:
-    """The condition of a minimum of f(z, theta_f) over the convex hull of the columns of V, in the weights of these.
+    """The condition of a minimum of f(z, theta_f) over the convex hull of the columns of V, in terms of their weights.
 
     The linear oracle of the Frank-Wolfe method has zero derivative almost everywhere. Its solution is z = V p with p
     in the simplex, and p satisfies the projected-gradient condition
 
         T(p, theta_f, V) = proj_simplex(p - stepsize V' grad_z f(V p, theta_f)).
 
-    The method finds at most one new vertex a step, so that the system in p is small. p is unique, and the condition
-    regular, when the vertices with positive weight are affinely independent and f is strictly convex on their span.
+    The method finds at most one new vertex in each step, so that the system in p is small. p is unique, and the
+    condition regular, when the vertices with positive weight are affinely independent and f is strictly convex on their
+    span.
 
     Args:
         f: `f(z, theta_f)` to a real scalar.

@@ -25,15 +25,15 @@ def kkt(
 
     of lam >= 0 and ineq <= 0, in one of two forms:
 
-    - "product": lam * ineq = 0, the paper's.
+    - "product": lam * ineq = 0, as in the paper.
     - "natural": min(lam, -ineq) = 0, taken as ineq = 0 where lam > -ineq (the active constraints) and lam = 0
       elsewhere, with the multipliers of inactive constraints left out of the first equation. The Jacobian is then
       symmetric, and regular also where a constraint just becomes inactive.
 
     Both have the same solutions, and the same derivatives under strict complementarity (exactly one of lam_i and
     ineq_i is zero), linear independence of the active constraints and the second-order condition. Where lam_i and
-    ineq_i are both zero the solution has a kink: "product" is singular and gives NaN, "natural" takes the constraint
-    for inactive.
+    ineq_i are both zero, the solution has a kink: "product" is singular and gives NaN, "natural" treats the constraint
+    as inactive.
 
     Args:
         f: `f(z, theta_f)` to a real scalar, twice differentiable.
@@ -43,11 +43,11 @@ def kkt(
 
     Returns:
         A root condition F((z, nu, lam), theta_f, theta_eq, theta_ineq); nu is a pytree like eq's output, lam like
-        ineq's. Where a kind of constraint is absent its multipliers and its theta are None.
+        ineq's. If a kind of constraint is absent, its multipliers and its theta are None.
 
     Raises:
         ValueError: complementarity is neither of the two.
-        TypeError: at the call, when there are multipliers without constraints or constraints without multipliers.
+        TypeError: in a call with multipliers without constraints, or constraints without multipliers.
 
     Source: Blondel et al., NeurIPS 2022, equation 6; Karush 1939, Kuhn and Tucker 1951.
 
@@ -107,7 +107,7 @@ def quadratic_program(complementarity: Literal["product", "natural"] = "product"
         complementarity: see `kkt`.
 
     Returns:
-        A root condition F((z, nu, lam), (Q, c), (E, d), (M, h)); where there are no equations or no inequalities their
+        A root condition F((z, nu, lam), (Q, c), (E, d), (M, h)); if there are no equations or no inequalities, their
         multipliers and their pair are None.
 
     Source: Blondel et al., NeurIPS 2022, appendix A; Amos and Kolter, "OptNet", 2017.
@@ -140,7 +140,7 @@ def quadratic_program(complementarity: Literal["product", "natural"] = "product"
 
 
 def complementarity_margin(multipliers: PyTree, values: PyTree) -> Array:
-    """How strictly complementary a point is: the least, over the constraints, of the larger of |lam_i| and |g_i|."""
+    """How strictly complementary a point is: the minimum over the constraints of max(|lam_i|, |g_i|)."""
     pairs = zip(jax.tree.leaves(multipliers), jax.tree.leaves(values), strict=True)
     least = [jnp.min(jnp.maximum(jnp.abs(m), jnp.abs(g)), initial=jnp.inf) for m, g in pairs]
     return jnp.min(jnp.stack([jnp.asarray(jnp.inf), *least]))
@@ -153,7 +153,7 @@ def inner(a: PyTree, b: PyTree) -> Array:
 
 
 def check_multipliers(name: str, constraint: Callable | None, multiplier_name: str, multipliers: PyTree) -> None:
-    """Raise TypeError unless constraints and multipliers are both there or both absent."""
+    """Raise TypeError unless constraints and multipliers are both given or both absent."""
     if (constraint is None) != (multipliers is None):
         raise TypeError(
             f"kkt was built with {name}={'None' if constraint is None else name_of(constraint)}, but the unknown "

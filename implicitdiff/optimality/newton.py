@@ -12,10 +12,10 @@ from .stationary import stationary
 
 
 def root(G: Callable[..., PyTree], symmetric: bool | None = None, positive_definite: bool | None = None) -> Condition:
-    """Equations of your own as a root condition: F(x, *args) = G(x, *args).
+    """Your own equations as a root condition: F(x, *args) = G(x, *args).
 
-    `implicit_root` and `custom_root` take G as it is; this is for a solver's `condition`, which takes a plain function
-    for a fixed-point map, and to say what is known of the Jacobian.
+    `implicit_root` and `custom_root` accept G as it is. This is needed for the `condition` of a solver, where a plain
+    function means a fixed-point map, and to declare properties of the Jacobian.
 
     Args:
         G: `G(x, *args)`, a pytree like x.
@@ -39,8 +39,8 @@ def newton(G: Callable[..., PyTree], stepsize: Stepsize = 1.0) -> Condition:
     """The fixed point of a Newton step for a root of G: T(x, *args) = x - stepsize [dG/dx]^-1 G(x, *args).
 
     At a root dT/dx = (1 - stepsize) I and dT/dargs = -stepsize [dG/dx]^-1 dG/dargs. The linear solve of the implicit
-    function theorem is therefore one with a multiple of the identity, and `OneStep` is exact for stepsize = 1: all
-    the work is in the Newton step.
+    function theorem is therefore one with a multiple of the identity, and `OneStep` is exact for stepsize = 1, because
+    the Newton step contains the linear solve.
 
     Args:
         G: `G(x, *args)`, a pytree like x, differentiable, with a regular Jacobian at the root.
@@ -77,7 +77,7 @@ def newton_minimum(
     Args:
         f: `f(x, *args)`, twice differentiable, with a regular Hessian at the minimum.
         stepsize: positive number.
-        positive_definite: say True when the Hessian is positive definite; see `stationary`.
+        positive_definite: True if the Hessian is positive definite; see `stationary`.
 
     Returns:
         A fixed-point map T(x, *args).

@@ -13,7 +13,7 @@ Stepsize = float | Float[Array, ""]
 
 
 def proximal_gradient(f: Callable[..., Scalar], prox: Callable[..., PyTree], stepsize: Stepsize = 1.0) -> Condition:
-    """The condition of a minimum of f(x, theta_f) + g(x, theta_g) with a simple, perhaps non-smooth, g.
+    """The condition of a minimum of f(x, theta_f) + g(x, theta_g) with a simple, possibly non-smooth g.
 
     T(x, theta_f, theta_g) = prox_{stepsize g}(x - stepsize grad_x f(x, theta_f), theta_g). Solutions do not depend on
     the step size, and neither does the derivative where the proximal operator is differentiable.
@@ -21,8 +21,8 @@ def proximal_gradient(f: Callable[..., Scalar], prox: Callable[..., PyTree], ste
     Args:
         f: smooth function `f(x, theta_f)` to a real scalar.
         prox: `prox(v, theta_g, scaling)` = argmin_x 1/2 ||x - v||^2 + scaling g(x, theta_g), as in `implicitdiff.prox`.
-        stepsize: positive number; about 1 / L, L the Lipschitz constant of the gradient, conditions the linear solve
-            best.
+        stepsize: positive number. The linear system is best conditioned for about 1 / L, where L is the Lipschitz
+            constant of the gradient.
 
     Returns:
         A fixed-point map T(x, theta_f, theta_g).
@@ -78,5 +78,5 @@ def projected_gradient(
 
 
 def gradient_step(f: Callable[..., Scalar], x: PyTree, theta_f: Any, stepsize: Stepsize) -> PyTree:
-    """X - stepsize grad_x f(x, theta_f)."""
+    """The gradient step x - stepsize grad_x f(x, theta_f)."""
     return jax.tree.map(lambda a, g: a - stepsize * g, x, gradient(f, x, theta_f))

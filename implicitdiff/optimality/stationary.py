@@ -16,8 +16,8 @@ def stationary(f: Callable[..., Scalar], positive_definite: bool | None = None) 
 
     Args:
         f: smooth function `f(x, *args, **kwargs)` to a real scalar, x a pytree of real or complex arrays.
-        positive_definite: say True when the Hessian at the solution is positive definite: the linear solve is then
-            a Cholesky factorisation or conjugate gradients. A wrong True is noticed and gives NaN.
+        positive_definite: True if the Hessian at the solution is positive definite. The linear solver is then a
+            Cholesky factorisation or conjugate gradients. A wrong True is noticed and gives NaN.
 
     Returns:
         A root condition F for `custom_root` and `implicit_root`; F(x, ...) is a pytree like x.
@@ -46,9 +46,9 @@ def stationary(f: Callable[..., Scalar], positive_definite: bool | None = None) 
 def gradient_descent(f: Callable[..., Scalar], stepsize: float | Float[Array, ""] = 1.0) -> Condition:
     """The fixed point of a gradient step: T(x, *args) = x - stepsize grad_x f(x, *args).
 
-    The same solutions and derivatives as `stationary`: the step size cancels in the derivative, but not in the
-    approximations `Neumann` and `OneStep`, for which it should be below 2 / L, L the Lipschitz constant of the
-    gradient.
+    Solutions and derivatives are those of `stationary`. The step size cancels in the derivative, but not in the
+    approximations `Neumann` and `OneStep`, for which it should be below 2 / L, where L is the Lipschitz constant of
+    the gradient.
 
     Args:
         f: smooth function `f(x, *args, **kwargs)` to a real scalar.
@@ -75,7 +75,7 @@ def gradient_descent(f: Callable[..., Scalar], stepsize: float | Float[Array, ""
 def gradient(f: Callable[..., Scalar], x: PyTree, *args, **kwargs) -> PyTree:
     """The gradient of a real function of real or complex x.
 
-    The conjugate of JAX's is the direction of steepest ascent of a function of complex x, and makes the Jacobian
+    For complex x, it is the conjugate of the gradient in JAX: the direction of steepest ascent, whose Jacobian is
     symmetric as a map of real and imaginary parts.
     """
     result = jax.grad(f)(x, *args, **kwargs)
