@@ -67,8 +67,7 @@ class Problem:
     ):
         """See `minimize`."""
         self.outer, self.inner, self.projection, self.tol = outer, inner, projection, tol
-        flags = jax.tree.map(lambda _: log, theta) if isinstance(log, bool) else log
-        self.flags = jax.tree.map(bool, flags)
+        self.flags = jax.tree.map(bool, _flags(theta, log))
         # A step changes a logarithm by at most 2, and so theta by at most a factor of 7.
         logs, _ = ravel_pytree(jax.tree.map(lambda leaf, flag: jnp.full(jnp.shape(leaf), flag), theta, self.flags))
         self.longest = jnp.where(logs, 2.0, jnp.inf)
@@ -100,6 +99,17 @@ class Problem:
         solved = self.inner.solve(x, self.theta_of(eta), tolerance)
         found = hypergradient(self.outer, solved.F, self.theta_of, self.inner.adjoint, eta, solved.x, adjoint)
         return found, solved.iterations
+
+
+def _flags(theta: PyTree, log: bool | PyTree) -> PyTree:
+    return jax.tree.map(lambda _: log, theta) if isinstance(log, bool) else log
+
+
+def check_log(theta: PyTree, log: bool | PyTree) -> None:
+    """Raise ValueError where the search is over the logarithm of a theta that is not positive."""
+    good = jax.tree.map(lambda leaf, flag: not flag or bool(jnp.all(leaf > 0)), theta, _flags(theta, log))
+    if not all(jax.tree.leaves(good)):
+        raise ValueError("log=True searches over log(theta): theta must be positive.")
 
 
 def unknown(eta: Array, x: PyTree, adjoint: Array, tolerance: float, memory: Any) -> State:

@@ -1,8 +1,5 @@
 """The outer loop: on the host with checkpoints and a progress bar, or inside jit and vmap."""
 
-import sys
-import time
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,19 +16,10 @@ from ..solvers._iterative import floating
 from ._adaptive import Adaptive
 from ._checkpoint import Checkpoint
 from ._history import History
+from ._host import Entry, Host
 from ._inner import Inner
 from ._optax import Optax
-from ._state import (
-    CAUSES,
-    INTERRUPTED,
-    MEANING,
-    NOT_FINITE,
-    OUT_OF_STEPS,
-    OUT_OF_TIME,
-    RUNNING,
-    Problem,
-    State,
-)
+from ._state import CAUSES, MEANING, OUT_OF_STEPS, RUNNING, Problem, State, check_log
 
 RECORDED = (
     "loss",
@@ -137,13 +125,7 @@ def minimize(
     theta = strong(floating(theta))
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((theta, x0)))
     if not traced:
-        positive = jax.tree.map(
-            lambda leaf, flag: bool(jnp.all(leaf > 0)) or not flag,
-            theta,
-            jax.tree.map(lambda _: log, theta) if isinstance(log, bool) else log,
-        )
-        if not all(jax.tree.leaves(positive)):
-            raise ValueError("log=True searches over log(theta): theta must be positive.")
+        check_log(theta, log)
     posed = Inner(inner, args)
     x0 = _start(posed, theta, x0)
     problem = Problem(outer, posed, theta, projection, log, tol)
@@ -159,8 +141,8 @@ def minimize(
             )
         best, columns, status = _traced(method, eta, x0, adjoint, max_steps)
     else:
-        run = _Host(problem, method, max_steps, time_limit, callback, progress, checkpoint)
-        best, columns, status = run(eta, x0, adjoint)
+        host = Host("minimize", max_steps, time_limit, callback, progress, checkpoint)
+        best, columns, status = _on_host(host, problem, method, eta, x0, adjoint)
     return Result(problem.theta_of(best.eta), best.x, best.loss, History(*columns), status)
 
 
@@ -185,7 +167,7 @@ def _step(method: Any, state: State, best: State) -> tuple[State, State]:
     return new, jax.tree.map(lambda a, b: jnp.where(smaller, a, b), new, best)
 
 
-def _traced(method: Any, eta: Array, x0: PyTree, adjoint: Array, max_steps: int) -> tuple[State, tuple, Array]:
+def _traced(method: Any, eta: Array, x0: PyTree, adjoint: Array, max_steps: int) -> tuple[State, list, Array]:
     """The run as one loop; a batch continues until its last element has ended."""
     first = method.init(eta, x0, adjoint)
     columns = {name: jnp.full(max_steps + 1, jnp.nan, eta.dtype) for name in RECORDED}
@@ -202,92 +184,36 @@ def _traced(method: Any, eta: Array, x0: PyTree, adjoint: Array, max_steps: int)
     last, best, columns = while_loop(unfinished, body, (first, first, columns))
     status = jnp.where(last.status == RUNNING, OUT_OF_STEPS, last.status)
     # By name, because a loop returns a dictionary sorted by its keys.
-    history = *(columns[name] for name in RECORDED), jnp.full(max_steps + 1, jnp.nan, eta.dtype)
+    history = [*(columns[name] for name in RECORDED), jnp.full(max_steps + 1, jnp.nan, eta.dtype)]
     return best, history, status
 
 
-class _Host:
+def _on_host(
+    host: Host, problem: Problem, method: Any, eta: Array, x0: PyTree, adjoint: Array
+) -> tuple[State, list, Array]:
     """The run step by step."""
+    like = jax.eval_shape(lambda: method.init(eta, x0, adjoint))
+    # Buffers are not donated, so that the last state is still there after an interrupt in the middle of a step.
+    step = compiled(lambda state, best: _step(method, state, best), like, like)
 
-    def __init__(self, problem: Problem, method: Any, max_steps: int, time_limit, callback, progress, checkpoint):
-        self.problem, self.max_steps, self.time_limit, self.callback = problem, max_steps, time_limit, callback
-        # Buffers are not donated, so that the last state is still there after an interrupt in the middle of a step.
-        self.init, self.method = method.init, method
-        self.progress = sys.stderr.isatty() if progress is None else progress
-        self.checkpoint = Checkpoint.of(checkpoint)
-        self.rows: list[tuple] = []
+    def start() -> tuple[State, State]:
+        first = method.init(eta, x0, adjoint)
+        return step(first, first)
 
-    def __call__(self, eta: Array, x0: PyTree, adjoint: Array) -> tuple[State, tuple, Array]:
-        begin, bar = time.perf_counter(), self._bar()
-        state = best = None
-        stopped = RUNNING
-        try:
-            like = jax.eval_shape(lambda: self.init(eta, x0, adjoint))
-            step = compiled(lambda state, best: _step(self.method, state, best), like, like)
-            loaded = None if self.checkpoint is None else self.checkpoint.load((like, like))
-            if loaded is None:
-                start = self.init(eta, x0, adjoint)
-                state, best = step(start, start)
-                self._record(state, time.perf_counter() - begin)
-            else:
-                (state, best), self.rows = loaded
-                begin -= self.rows[-1][-1]
-            while stopped == RUNNING and int(state.status) == RUNNING:
-                if int(state.iteration) >= self.max_steps:
-                    stopped = OUT_OF_STEPS
-                elif self.time_limit is not None and time.perf_counter() - begin > self.time_limit:
-                    stopped = OUT_OF_TIME
-                else:
-                    state, best = step(state, best)
-                    self._record(state, time.perf_counter() - begin)
-                    if self.checkpoint is not None and int(state.iteration) % self.checkpoint.every == 0:
-                        self.checkpoint.save((state, best), self.rows)
-                    stopped = self._show(bar, state)
-        except KeyboardInterrupt:
-            if state is None or best is None:
-                raise
-            stopped = INTERRUPTED
-        finally:
-            if bar is not None:
-                bar.close()
-        if self.checkpoint is not None:
-            self.checkpoint.save((state, best), self.rows)
-        if int(state.status) == NOT_FINITE:
-            self._warn(state)
-        status = state.status if stopped == RUNNING else jnp.int32(stopped)
-        columns = tuple(np.array(column) for column in zip(*self.rows, strict=True))
-        return best, columns, status
-
-    def _record(self, state: State, seconds: float) -> None:
-        self.rows.append((*(np.asarray(getattr(state, name)).item() for name in RECORDED), seconds))
-
-    def _bar(self) -> Any:
-        if not self.progress:
-            return None
-        from tqdm import tqdm  # optional, for the progress bar only
-
-        return tqdm(total=self.max_steps, desc="minimize")
-
-    def _show(self, bar: Any, state: State) -> int:
-        if int(state.rejected):
-            self._warn(state)
-        if bar is not None:
-            bar.set_postfix_str(
-                f"loss {float(state.loss):.6g}, gradient {float(state.gradient_norm):.1e} "
-                f"+- {float(state.gradient_error):.0e}",
-                refresh=False,
-            )
-            bar.update(int(state.iteration) - bar.n)
-        if self.callback is not None:
-            theta = self.problem.theta_of(state.eta)
-            if self.callback(int(state.iteration), theta, state.x, float(state.loss)):
-                return INTERRUPTED
-        return RUNNING
-
-    def _warn(self, state: State) -> None:
-        warnings.warn(
-            f"bilevel.minimize, step {int(state.iteration)}: {int(state.rejected)} trial point(s) rejected because "
-            f"{CAUSES[int(state.cause)]}.",
-            RuntimeWarning,
-            stacklevel=4,
+    def entry(run: tuple[State, State]) -> Entry:
+        state, number = run[0], int(run[0].iteration)
+        rejected = f"{int(state.rejected)} trial point(s) rejected because {CAUSES[int(state.cause)]}"
+        return Entry(
+            tuple(np.asarray(getattr(state, name)).item() for name in RECORDED),
+            number,
+            int(state.status),
+            (number, problem.theta_of(state.eta), state.x, float(state.loss)),
+            f"loss {float(state.loss):.6g}, gradient {float(state.gradient_norm):.1e} "
+            f"+- {float(state.gradient_error):.0e}",
+            f"step {number}: {rejected}." if int(state.rejected) else "",
         )
+
+    (_, best), columns, status = host.drive(
+        start, lambda run, _: step(*run), entry, kept=lambda run: run, resume=tuple, like=(like, like)
+    )
+    return best, columns, jnp.int32(status)

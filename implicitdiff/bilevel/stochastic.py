@@ -4,9 +4,6 @@ Source: Dagreou, Ablin, Vaiter, Moreau, "A framework for bilevel optimization th
 variance reduction algorithms", NeurIPS 2022; Defazio, Bach, Lacoste-Julien, "SAGA", 2014.
 """
 
-import sys
-import time
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -21,9 +18,10 @@ from ..optimality import stationary
 from ..solvers._iterative import floating
 from ._checkpoint import Checkpoint
 from ._history import History
+from ._host import Entry, Host
 from ._hypergradient import Hypergradient
 from ._inner import Inner
-from ._state import CAUSES, CONVERGED, INTERRUPTED, NOT_FINITE, OUT_OF_STEPS, OUT_OF_TIME, RUNNING, Problem, fault
+from ._state import CAUSES, CONVERGED, NOT_FINITE, RUNNING, Problem, check_log, fault
 from .minimize import Result, strong
 
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
@@ -159,7 +157,7 @@ def minimize_stochastic(
     if method not in ("soba", "saba"):
         raise ValueError(f'method must be "soba" or "saba"; found {method!r}.')
     theta, x0 = strong(floating(theta)), strong(floating(x0))
-    _check_log(theta, log)
+    check_log(theta, log)
     random = np.random.default_rng(seed)
     data = tuple(
         _batches(name, given, batch_size, random)
@@ -179,71 +177,52 @@ def minimize_stochastic(
     run.schedules = run.steps(iterate, data, look, inner_step, outer_step, length)
     if method == "saba":
         iterate = jax.jit(run.remember)(iterate, data)
-    bar = _bar(progress, max_steps)
-    begin, key = time.perf_counter(), jax.random.key(seed)
-    rows: list[tuple] = []
-    best: tuple | None = None
-    bare = lambda iterate: iterate._replace(memory=None, mean=None)  # noqa: E731
-    status, saved, seen = RUNNING, Checkpoint.of(checkpoint), iterate
-    if saved is not None:
-        at, found, _, _ = jax.eval_shape(look, bare(iterate), data)
-        loaded = saved.load((iterate, (at, found.x, found.loss)))
-        if loaded is not None:
-            (iterate, best), rows = loaded
-            begin -= rows.pop()[-1]  # the entry of this iterate, which is evaluated again
-    try:
-        while True:
-            at, found, norm, cause = look(bare(iterate), data)
-            steps = length if rows else 0
-            rows.append(
-                (
-                    float(found.loss),
-                    float(norm),
-                    float(found.gradient_error),
-                    steps,
-                    int(found.linear_iterations),
-                    steps,
-                    np.nan,
-                    time.perf_counter() - begin,
-                )
-            )
-            if best is None or float(found.loss) < float(best[2]):
-                best = at, found.x, found.loss
-            seen = iterate
-            if saved is not None and (len(rows) - 1) % saved.every == 0:
-                saved.save((seen, best), rows)
-            if cause:
-                warnings.warn(
-                    f"bilevel.minimize_stochastic, epoch {len(rows) - 1}: {CAUSES[int(cause)]}; take smaller steps.",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-                status = NOT_FINITE
-            elif norm <= tol:
-                status = CONVERGED
-            elif rows[1:] and callback is not None and callback(len(rows) - 1, at, found.x, rows[-1][0]):
-                status = INTERRUPTED
-            elif (len(rows) - 1) * length >= max_steps:
-                status = OUT_OF_STEPS
-            elif time_limit is not None and rows[-1][-1] > time_limit:
-                status = OUT_OF_TIME
-            if status != RUNNING:
-                break
-            iterate = epoch(iterate, data, jax.random.fold_in(key, len(rows)), length)
-            if bar is not None:
-                bar.set_postfix_str(f"loss {rows[-1][0]:.6g}, gradient {rows[-1][1]:.1e}", refresh=False)
-                bar.update(length)
-    except KeyboardInterrupt:
-        if best is None:
-            raise
-        status = INTERRUPTED
-    finally:
-        if bar is not None:
-            bar.close()
-    if saved is not None:
-        saved.save((seen, best), rows)
-    columns = (np.array(column) for column in zip(*rows, strict=True))
-    return Result(best[0], best[1], best[2], History(*columns), jnp.int32(status))
+    key = jax.random.key(seed)
+
+    def looked(iterate: Iterate, best: tuple | None) -> _Run:
+        at, found, norm, cause = look(iterate._replace(memory=None, mean=None), data)
+        if best is None or float(found.loss) < float(best[2]):
+            best = at, found.x, found.loss
+        return _Run(iterate, best, at, found, float(norm), int(cause))
+
+    def entry(run: _Run) -> Entry:
+        number = int(run.iterate.step) // length
+        loss, norm, steps = float(run.found.loss), run.norm, length if number else 0
+        return Entry(
+            (loss, norm, float(run.found.gradient_error), steps, int(run.found.linear_iterations), steps, np.nan),
+            number * length,
+            NOT_FINITE if run.cause else CONVERGED if norm <= tol else RUNNING,
+            (number, run.theta, run.found.x, loss),
+            f"loss {loss:.6g}, gradient {norm:.1e}",
+            f"epoch {number}: {CAUSES[run.cause]}; take smaller steps." if run.cause else "",
+        )
+
+    def advance(run: _Run, number: int) -> _Run:
+        return looked(epoch(run.iterate, data, jax.random.fold_in(key, number), length), run.best)
+
+    at, found, _, _ = jax.eval_shape(look, iterate._replace(memory=None, mean=None), data)
+    host = Host("minimize_stochastic", max_steps, time_limit, callback, progress, checkpoint)
+    last, columns, status = host.drive(
+        lambda: looked(iterate, None),
+        advance,
+        entry,
+        kept=lambda run: (run.iterate, run.best),
+        resume=lambda arrays: looked(*arrays),
+        like=(iterate, (at, found.x, found.loss)),
+    )
+    theta, x, loss = last.best
+    return Result(theta, x, loss, History(*columns), jnp.int32(status))
+
+
+class _Run(NamedTuple):
+    """A run after an epoch: the iterate, the best (theta, x, loss), and the evaluation of the iterate on all data."""
+
+    iterate: Iterate
+    best: tuple
+    theta: PyTree
+    found: Hypergradient
+    norm: float
+    cause: int
 
 
 class _Stochastic:
@@ -433,18 +412,3 @@ def _batches(name: str, data: PyTree, size: int, random: np.random.Generator) ->
     order = random.permutation(count)
     shape = lambda leaf: jnp.asarray(leaf)[order].reshape(-1, size, *jnp.shape(leaf)[1:])  # noqa: E731
     return jax.tree.map(shape, data)
-
-
-def _check_log(theta: PyTree, log: bool | PyTree) -> None:
-    flags = jax.tree.map(lambda _: log, theta) if isinstance(log, bool) else log
-    good = jax.tree.map(lambda leaf, flag: not flag or bool(jnp.all(leaf > 0)), theta, flags)
-    if not all(jax.tree.leaves(good)):
-        raise ValueError("log=True searches over log(theta): theta must be positive.")
-
-
-def _bar(progress: bool | None, total: int) -> Any:
-    if not (sys.stderr.isatty() if progress is None else progress):
-        return None
-    from tqdm import tqdm  # optional, for the progress bar only
-
-    return tqdm(total=total, desc="minimize_stochastic")
