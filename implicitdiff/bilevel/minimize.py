@@ -204,13 +204,13 @@ def _on_host(
         state, number = run[0], int(run[0].iteration)
         rejected = f"{int(state.rejected)} trial point(s) rejected because {CAUSES[int(state.cause)]}"
         return Entry(
-            tuple(np.asarray(getattr(state, name)).item() for name in RECORDED),
-            number,
-            int(state.status),
-            (number, problem.theta_of(state.eta), state.x, float(state.loss)),
-            f"loss {float(state.loss):.6g}, gradient {float(state.gradient_norm):.1e} "
+            row=tuple(np.asarray(getattr(state, name)).item() for name in RECORDED),
+            steps=number,
+            status=int(state.status),
+            shown=(number, problem.theta_of(state.eta), state.x, float(state.loss)),
+            bar=f"loss {float(state.loss):.6g}, gradient {float(state.gradient_norm):.1e} "
             f"+- {float(state.gradient_error):.0e}",
-            f"step {number}: {rejected}." if int(state.rejected) else "",
+            warning=f"step {number}: {rejected}." if int(state.rejected) else "",
         )
 
     (_, best), columns, status = host.drive(

@@ -189,12 +189,12 @@ def minimize_stochastic(
         number = int(run.iterate.step) // length
         loss, norm, steps = float(run.found.loss), run.norm, length if number else 0
         return Entry(
-            (loss, norm, float(run.found.gradient_error), steps, int(run.found.linear_iterations), steps, np.nan),
-            number * length,
-            NOT_FINITE if run.cause else CONVERGED if norm <= tol else RUNNING,
-            (number, run.theta, run.found.x, loss),
-            f"loss {loss:.6g}, gradient {norm:.1e}",
-            f"epoch {number}: {CAUSES[run.cause]}; take smaller steps." if run.cause else "",
+            row=(loss, norm, float(run.found.gradient_error), steps, int(run.found.linear_iterations), steps, np.nan),
+            steps=number * length,
+            status=NOT_FINITE if run.cause else CONVERGED if norm <= tol else RUNNING,
+            shown=(number, run.theta, run.found.x, loss),
+            bar=f"loss {loss:.6g}, gradient {norm:.1e}",
+            warning=f"epoch {number}: {CAUSES[run.cause]}; take smaller steps." if run.cause else "",
         )
 
     def advance(run: _Run, number: int) -> _Run:
