@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ..projection._arrays import check, floating, per_vector
+from ..projection._arrays import check, floating, guarded, half_as_single, per_vector
 from ..projection.box import box as euclidean_box
 
 
@@ -23,7 +23,7 @@ def log(x: PyTree) -> PyTree:
         x: pytree of real arrays, at least 0.
 
     Returns:
-        A pytree like x; NaN where x is negative or NaN.
+        A pytree like x; NaN, with its derivative, where x is negative, infinite or NaN.
 
     Source: Beck, Teboulle, "Mirror descent and nonlinear projected subgradient methods for convex optimization", 2003.
 
@@ -108,8 +108,8 @@ def simplex(y: PyTree, scale: ArrayLike | None = 1.0, *, axis: int = -1) -> PyTr
         [1.5, 1.5]
     """
 
+    @half_as_single
     def project(y: Float[Array, "..."]) -> Float[Array, "..."]:
-        y = floating(y)
         s = per_vector(y, 1.0 if scale is None else scale, "scale", axis)
         factor = check(lambda s: (s >= 0) & (s < jnp.inf), "simplex: scale must be finite and at least 0, found {}.", s)
         return (s * factor * jax.nn.softmax(y, axis)).astype(y.dtype)
@@ -119,7 +119,8 @@ def simplex(y: PyTree, scale: ArrayLike | None = 1.0, *, axis: int = -1) -> PyTr
 
 def _log(x: Array) -> Array:
     tiny = jnp.finfo(x.dtype).tiny
-    return jnp.log(jnp.where((x >= 0) & (x < tiny), tiny, x))
+    factor = jnp.where((x >= 0) & (x < jnp.inf), 1.0, jnp.nan).astype(x.dtype)
+    return guarded(lambda x: jnp.log(jnp.where((x >= 0) & (x < tiny), tiny, x)), factor, x)
 
 
 def _upper_bound(u: ArrayLike) -> Array:

@@ -12,11 +12,12 @@ from .._adjoint import Implicit
 from .._precision import full_precision
 from .._root import implicit_root
 from .._varying import while_loop
-from ..projection._arrays import check, floating, like
+from ..projection._arrays import check, floating, half_as_single, like, sound
 
 Marginals = tuple[Float[Array, "... m"], Float[Array, "... n"]]
 
 
+@half_as_single
 def transport(y: Float[Array, "... m n"], marginals: Marginals) -> Float[Array, "... m n"]:
     """Project the dual point y onto the transportation polytope {X : X >= 0, X 1 = a, X' 1 = b}.
 
@@ -70,12 +71,15 @@ def transport(y: Float[Array, "... m n"], marginals: Marginals) -> Float[Array, 
         a,
         b,
     )
-    factor = jnp.asarray(factor, y.dtype)[..., None, None]
+    # The mass of an entry may be 0, its logarithm -inf.
+    factor = sound(jnp.where(y == -jnp.inf, 0.0, y), (-2, -1)) * jnp.asarray(factor)[..., None, None]
+    y, a, b = y * factor, a[..., None, :] * factor, b[..., None, :] * factor
     if y.shape[-2] < y.shape[-1]:
-        return jnp.swapaxes(_transport(jnp.swapaxes(y, -1, -2), b, a), -1, -2) * factor
-    return _transport(y, a, b) * factor
+        return jnp.swapaxes(_transport(jnp.swapaxes(y, -1, -2), b[..., 0, :], a[..., 0, :]), -1, -2) * factor
+    return _transport(y, a[..., 0, :], b[..., 0, :]) * factor
 
 
+@half_as_single
 def birkhoff(y: Float[Array, "... n n"], theta: None = None) -> Float[Array, "... n n"]:
     """Project the dual point y onto the Birkhoff polytope of doubly stochastic matrices: rows and columns sum to 1.
 

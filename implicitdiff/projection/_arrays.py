@@ -1,8 +1,8 @@
-"""What all projections share: dtypes, the checks of a set's parameters, and scaling against overflow."""
+"""What all projections share: dtypes, the checks of their arguments, and scaling against overflow."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,49 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
+Parameters = ParamSpec("Parameters")
 
-def floating(v: ArrayLike) -> Float[Array, "..."]:
-    """V as a floating-point array; integers become JAX's default float."""
+
+def floating(v: Any) -> Float[Array, "..."]:
+    """V as a floating-point array; integers become JAX's default float.
+
+    Raises:
+        TypeError: v is a container of arrays, which would be stacked, or complex.
+    """
+    numbers = isinstance(v, list) and all(np.isscalar(leaf) for leaf in jax.tree.leaves(v))
+    if not (numbers or jax.tree_util.all_leaves([v])):
+        raise TypeError(
+            f"expected one array, found a {type(v).__name__}. Project each of its arrays by itself with jax.tree.map, "
+            "or all of them as one vector with jax.flatten_util.ravel_pytree."
+        )
     v = jnp.asarray(v)
     if jnp.issubdtype(v.dtype, jnp.floating):
         return v
     if jnp.issubdtype(v.dtype, jnp.complexfloating):
         raise TypeError(f"a projection needs a real array, found dtype {v.dtype}; project real and imaginary parts.")
     return v.astype(jnp.result_type(float))
+
+
+def at_least_single(v: Array) -> Array:
+    """V, in float32 where it comes in half precision."""
+    return v if v.dtype.itemsize > 2 else v.astype(jnp.float32)
+
+
+def half_as_single(project: Callable[Parameters, Array]) -> Callable[Parameters, Array]:
+    """The projection of an array, where float16 and bfloat16 are computed in float32 and rounded at the end."""
+
+    @wraps(project)
+    def projection(*args: Parameters.args, **options: Parameters.kwargs) -> Array:
+        v = floating(args[0])
+        return project(at_least_single(v), *args[1:], **options).astype(v.dtype)  # type: ignore[arg-type]
+
+    return projection
+
+
+def no_parameters(name: str, theta: Any) -> None:
+    """Raise TypeError for a theta: the set has no parameters."""
+    if jax.tree.leaves(theta):
+        raise TypeError(f"{name}: the set has no parameters, found theta = {theta!r}; leave it out, or give None.")
 
 
 def like(v: Array, parameter: ArrayLike) -> Array:
@@ -70,6 +104,30 @@ def _is_concrete(value: ArrayLike) -> bool:
     if isinstance(value, jax.core.Tracer):
         return False
     return not isinstance(value, jax.Array) or value.is_fully_addressable
+
+
+@partial(jax.jit, static_argnums=1)
+def sound(v: Array, axes: int | tuple[int, ...] = -1) -> Array:
+    """A factor for each vector along `axes`, kept: 1 where all of its entries are finite, else NaN."""
+    finite = jnp.all(jnp.isfinite(lax.stop_gradient(v)), axis=axes, keepdims=True)
+    return jnp.where(finite, 1.0, jnp.nan).astype(v.dtype)
+
+
+def guarded(function: Callable[..., Array], factor: ArrayLike, *arrays: Array) -> Array:
+    """function(*arrays), and where the factor is NaN and not 1, NaN in the value and in every derivative.
+
+    The factor of the arrays makes NaN what reverse mode returns, that of the result what forward mode does.
+    """
+    return function(*(a * factor for a in arrays)) * factor
+
+
+def with_value(x: Array, formula: Array) -> Array:
+    """The value x, with the derivatives of a formula that has this value but for rounding.
+
+    Where a projection is a formula on a support or on blocks that stay the same nearby, these are all of its
+    derivatives, and no rule is needed that a transformation could lose.
+    """
+    return lax.stop_gradient(x) + (formula - lax.stop_gradient(formula))
 
 
 def magnitude(v: Array, axis: int | tuple[int, ...] = -1) -> Array:

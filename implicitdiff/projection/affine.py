@@ -1,13 +1,17 @@
 """Hyperplanes, half-spaces and affine sets."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from .._precision import full_precision
-from ._arrays import check, floating, like, magnitude, per_vector
+from ._arrays import check, floating, guarded, half_as_single, like, magnitude, per_vector, sound
 
 
+@half_as_single
 def hyperplane(
     v: Float[Array, "... n"], normal_and_offset: tuple[Float[Array, "... n"], ArrayLike]
 ) -> Float[Array, "... n"]:
@@ -31,10 +35,11 @@ def hyperplane(
         [0.5, 0.5]
     """
     v = floating(v)
-    a, violation, factor = _violation("hyperplane", v, normal_and_offset)
-    return (v - a * violation) * factor
+    a, b, factor = _plane("hyperplane", v, normal_and_offset)
+    return guarded(_onto_hyperplane, factor, v, a, b)
 
 
+@half_as_single
 def half_space(
     v: Float[Array, "... n"], normal_and_offset: tuple[Float[Array, "... n"], ArrayLike]
 ) -> Float[Array, "... n"]:
@@ -59,10 +64,11 @@ def half_space(
         [2.0, 2.0]
     """
     v = floating(v)
-    a, violation, factor = _violation("half_space", v, normal_and_offset)
-    return jnp.where(violation < 0, v, v - a * violation) * factor
+    a, b, factor = _plane("half_space", v, normal_and_offset)
+    return guarded(_onto_half_space, factor, v, a, b)
 
 
+@half_as_single
 @full_precision
 def affine_set(
     v: Float[Array, "... n"], equations: tuple[Float[Array, "m n"], Float[Array, "... m"]]
@@ -98,21 +104,24 @@ def affine_set(
             f"affine_set: expected A of shape (m, {v.shape[-1]}) and b of shape (m,) or (..., m), found {A.shape} and "
             f"{b.shape} (v has shape {v.shape})."
         )
+    # An equation times a number is the same equation.
+    size = magnitude(A)
+    A, b = A / size, b / size[:, 0]
     inverse = jnp.linalg.pinv(A)
-    solution = project_affine(jnp.zeros_like(b, shape=(*b.shape[:-1], v.shape[-1])), A, b, inverse)
+    solution = project_affine(jnp.zeros_like(b, shape=(*b.shape[:-1], v.shape[-1])), b, A, inverse)
     factor = check(
-        lambda residual, size: residual <= size * jnp.finfo(v.dtype).eps ** 0.5,
+        lambda residual, terms: (residual <= terms * jnp.finfo(v.dtype).eps ** 0.5).all(-1)[..., None],
         "affine_set: the equations Ax = b have no solution; in the least-squares one they are violated by {}, where "
-        "their terms are of size {}.",
-        lax.stop_gradient(jnp.max(jnp.abs(solution @ A.T - b), axis=-1, keepdims=True, initial=0.0)),
-        lax.stop_gradient(jnp.max(jnp.abs(solution) @ jnp.abs(A).T + jnp.abs(b), axis=-1, keepdims=True, initial=0.0)),
+        "their terms are of size {} (both over the power of two below the largest entry of the row).",
+        lax.stop_gradient(jnp.abs(solution @ A.T - b)),
+        lax.stop_gradient(jnp.abs(solution) @ jnp.abs(A).T + jnp.abs(b)),
     )
-    return project_affine(v, A, b, inverse) * factor
+    return guarded(partial(project_affine, A=A, inverse=inverse), sound(v) * factor, v, b)
 
 
 @full_precision
 def project_affine(
-    v: Float[Array, "... n"], A: Float[Array, "... m n"], b: Float[Array, "... m"], inverse: Float[Array, "... n m"]
+    v: Float[Array, "... n"], b: Float[Array, "... m"], A: Float[Array, "... m n"], inverse: Float[Array, "... n m"]
 ) -> Float[Array, "... n"]:
     """The point nearest to v among the least-squares solutions of Ax = b, given A^+; nothing is checked."""
     # The second step removes most of the rounding error of the first.
@@ -122,8 +131,8 @@ def project_affine(
     return v
 
 
-def _violation(name: str, v: Array, parameters: tuple[ArrayLike, ArrayLike]) -> tuple[Array, Array, Array | float]:
-    """A normal a of order one, (a'v - b) / a'a, and the factor of the check."""
+def _plane(name: str, v: Array, parameters: tuple[ArrayLike, ArrayLike]) -> tuple[Array, Array, Array]:
+    """The normal a, the offset b, and the factor of the checks."""
     a, b = parameters
     a = like(v, a)
     if a.ndim == 0 or a.shape[-1] != v.shape[-1]:
@@ -132,13 +141,30 @@ def _violation(name: str, v: Array, parameters: tuple[ArrayLike, ArrayLike]) -> 
         )
     b = per_vector(v, b, "the offset b")
     factor = check(
-        lambda a, b: (abs(a).max(-1, keepdims=True) > 0) & (abs(b) < jnp.inf),
-        f"{name}: the normal a must not be 0 and the offset b must be finite, found a = {{}}, b = {{}}.",
+        lambda a, b: (
+            (abs(a).max(-1, keepdims=True) > 0) & (abs(a).max(-1, keepdims=True) < jnp.inf) & (abs(b) < jnp.inf)
+        ),
+        f"{name}: the normal a must be finite and not 0, and the offset b must be finite, found a = {{}}, b = {{}}.",
         a,
         b,
     )
+    return a, b, sound(v) * factor
+
+
+def _onto_hyperplane(v: Array, a: Array, b: Array) -> Array:
+    return v - _violation(v, a, b)[0]
+
+
+def _onto_half_space(v: Array, a: Array, b: Array) -> Array:
+    step, inside = _violation(v, a, b)
+    return jnp.where(inside, v, v - step)
+
+
+@jax.jit
+def _violation(v: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """The step a (a'v - b) / a'a, and whether a'v < b."""
     size = magnitude(a)  # a'a neither overflows nor vanishes
     a, b = a / size, b / size
     square = jnp.sum(a * a, axis=-1, keepdims=True)
-    square = jnp.where(square > 0, square, 1.0)
-    return a, (jnp.sum(a * v, axis=-1, keepdims=True) - b) / square, factor
+    violation = jnp.sum(a * v, axis=-1, keepdims=True) - b
+    return a * (violation / jnp.where(square == 0, 1.0, square)), violation < 0

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ._arrays import check, floating, like, per_vector
+from ._arrays import check, floating, guarded, like, no_parameters, per_vector, sound
 
 
 def non_negative(v: PyTree, theta: None = None) -> PyTree:
@@ -26,8 +26,9 @@ def non_negative(v: PyTree, theta: None = None) -> PyTree:
         >>> non_negative(jnp.array([-1.0, 2.0])).tolist()
         [0.0, 2.0]
     """
-    del theta
-    return jax.tree.map(lambda leaf: _clip(floating(leaf), 0.0, jnp.inf), v)
+    no_parameters("non_negative", theta)
+    leaves = jax.tree.map(floating, v)
+    return jax.tree.map(lambda leaf: guarded(_positive, sound(leaf, ()), leaf), leaves)
 
 
 def box(v: PyTree, bounds: tuple[PyTree, PyTree]) -> PyTree:
@@ -112,7 +113,7 @@ def linf_ball(v: PyTree, radius: ArrayLike | None = 1.0, *, axis: int = -1) -> P
         leaf = floating(leaf)
         bound = per_vector(leaf, 1.0 if radius is None else radius, "radius", axis)
         factor = check(lambda r: r >= 0, "linf_ball: radius must be at least 0, found {}.", bound)
-        return _clip(leaf, -bound, bound) * factor
+        return guarded(lambda v, r: _clip(v, -r, r), sound(leaf, ()) * factor, leaf, bound)
 
     return jax.tree.map(project, v)
 
@@ -134,7 +135,11 @@ def _box(v: ArrayLike, lower: ArrayLike, upper: ArrayLike, path: str) -> Float[A
             f"box: bounds of shapes {lower.shape} and {upper.shape} do not broadcast against "
             f"v{path} of shape {v.shape}."
         ) from error
-    return _clip(v, lower, upper) * factor
+    return guarded(_clip, sound(v, ()) * factor, v, lower, upper)
+
+
+def _positive(v: Array) -> Array:
+    return jnp.where(v <= 0, 0.0, v)
 
 
 def _clip(v: Array, lower: ArrayLike, upper: ArrayLike) -> Array:

@@ -1,11 +1,12 @@
 """Sections of a box by a hyperplane."""
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from .._varying import while_loop
-from ._arrays import check, floating, like, magnitude, per_vector
+from ._arrays import check, floating, guarded, half_as_single, like, magnitude, per_vector, sound
 
 Bounds = tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]
 
@@ -13,6 +14,7 @@ Bounds = tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]
 AT_ONCE = 16
 
 
+@half_as_single
 def box_section(v: Float[Array, "... n"], section: Bounds) -> Float[Array, "... n"]:
     """Project onto the section {x : lower <= x <= upper, w'x = c} of a box.
 
@@ -49,7 +51,7 @@ def box_section(v: Float[Array, "... n"], section: Bounds) -> Float[Array, "... 
         ) from error
     c = per_vector(v, c, "c")
     factor = check(
-        lambda a, b: (a <= b) & (a < jnp.inf) & (b > -jnp.inf),
+        lambda a, b: ((a <= b) & (a < jnp.inf) & (b > -jnp.inf)).all(-1)[..., None],
         "box_section: the bounds must satisfy lower <= upper, found lower = {}, upper = {}; the box is empty.",
         lower,
         upper,
@@ -66,7 +68,11 @@ def box_section(v: Float[Array, "... n"], section: Bounds) -> Float[Array, "... 
         "two below max|w|; rounding error allowed: {}).",
         *map(lax.stop_gradient, (least, most, c, slack)),
     )
+    return guarded(_box_section, sound(v) * factor, v, lower, upper, w, c)
 
+
+@jax.jit
+def _box_section(v: Array, lower: Array, upper: Array, w: Array, c: Array) -> Array:
     fixed = [lax.stop_gradient(p) for p in (lower, upper, w, c)]
     y, tau = _near_root(lax.stop_gradient(v), *fixed)
     moved = v + tau * w
@@ -76,7 +82,7 @@ def box_section(v: Float[Array, "... n"], section: Bounds) -> Float[Array, "... 
     bound = jnp.where(y <= fixed[0], lower, jnp.where(y >= fixed[1], upper, y))  # NaN stays
     x = jnp.where(free, y + _step(y, bound, free, w, c) * w, bound)
     # Rounding must not carry x over a bound.
-    return (x + lax.stop_gradient(jnp.clip(x, lower, upper) - x)) * factor
+    return x + lax.stop_gradient(jnp.clip(x, lower, upper) - x)
 
 
 def _ends(lower: Array, upper: Array, w: Array) -> tuple[Array, Array]:
@@ -101,19 +107,20 @@ def _near_root(v: Array, lower: Array, upper: Array, w: Array, c: Array) -> tupl
     steepest = jnp.max(jnp.abs(w), axis=-1, keepdims=True)
 
     def unfinished(state):
-        return jnp.any(~state[-1])
+        *_, iteration, done = state
+        return jnp.any(~done) & (iteration < 50)
 
     def solve_again(state):
-        y, total, previous, done = state
+        y, total, previous, iteration, done = state
         tau = jnp.where(done, 0.0, _multiplier(y, lower, upper, w, c))
         y = y + tau * w
         moved = jnp.abs(tau)
         x = jnp.max(jnp.abs(jnp.clip(y, lower, upper)), axis=-1, keepdims=True)
         near = moved * steepest <= 16 * x  # the rounding of the move is that of x
-        return y, total + tau, moved, done | near | ~(moved < previous / 2)
+        return y, total + tau, moved, iteration + 1, done | near | ~(moved < previous / 2)
 
     start = jnp.zeros_like(v[..., :1] + c)
-    y, tau, *_ = while_loop(unfinished, solve_again, (v + start, start, start + jnp.inf, start > 0))
+    y, tau, *_ = while_loop(unfinished, solve_again, (v + start, start, start + jnp.inf, 0, start > 0))
     return y, tau
 
 
@@ -125,7 +132,8 @@ def _multiplier(v: Array, lower: Array, upper: Array, w: Array, c: Array) -> Arr
     kinks = [jnp.where(movable, (b - v) / jnp.where(movable, w, 1.0), jnp.nan) for b in (lower, upper)]
 
     def unfinished(state):
-        return jnp.any(~state[-1])
+        *_, iteration, done = state
+        return jnp.any(~done) & (iteration < 1000)
 
     def beyond_flat(tau, residual):
         # The next kink towards the root starts the piece to take the Newton step on.
@@ -165,8 +173,8 @@ def _multiplier(v: Array, lower: Array, upper: Array, w: Array, c: Array) -> Arr
         start = start + _between_kinks(v, lower, upper, w, c, jnp.concatenate(kinks, axis=-1))
     no = jnp.zeros(start.shape, bool)
     state = (start, start - jnp.inf, start + jnp.inf, jnp.zeros(start.shape, jnp.int32), no, 0, no)
-    tau, *_ = while_loop(unfinished, newton, state)
-    return tau
+    tau, *_, done = while_loop(unfinished, newton, state)
+    return jnp.where(done, tau, jnp.nan)
 
 
 def _between_kinks(v: Array, lower: Array, upper: Array, w: Array, c: Array, kinks: Array) -> Array:

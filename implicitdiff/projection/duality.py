@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ._arrays import floating
+from ._arrays import at_least_single, floating, guarded, no_parameters, sound
 
 
 def dual(projection: Callable) -> Callable:
@@ -31,8 +31,9 @@ def dual(projection: Callable) -> Callable:
 
     def project(v, *parameters, **options):
         v = jax.tree.map(floating, v)
-        polar = projection(jax.tree.map(jnp.negative, v), *parameters, **options)
-        return jax.tree.map(jnp.add, v, polar)
+        wide = jax.tree.map(at_least_single, v)
+        polar = projection(jax.tree.map(jnp.negative, wide), *parameters, **options)
+        return jax.tree.map(lambda v, wide, polar: (wide + polar).astype(v.dtype), v, wide, polar)
 
     project.__name__ = project.__qualname__ = f"{projection.__name__}_dual"
     project.__doc__ = f"Project onto the dual of the cone that `{projection.__name__}` projects onto; see `dual`."
@@ -54,8 +55,9 @@ def zero(v: PyTree, theta: None = None) -> PyTree:
         >>> zero(jnp.array([1.0, -2.0])).tolist()
         [0.0, 0.0]
     """
-    del theta
-    return jax.tree.map(lambda leaf: jnp.zeros_like(floating(leaf)), v)
+    no_parameters("zero", theta)
+    leaves = jax.tree.map(floating, v)
+    return jax.tree.map(lambda leaf: guarded(lambda v: 0 * v + 0, sound(leaf, ()), leaf), leaves)
 
 
 def free(v: PyTree, theta: None = None) -> PyTree:
@@ -73,5 +75,6 @@ def free(v: PyTree, theta: None = None) -> PyTree:
         >>> free(jnp.array([1.0, -2.0])).tolist()
         [1.0, -2.0]
     """
-    del theta
-    return jax.tree.map(floating, v)
+    no_parameters("free", theta)
+    leaves = jax.tree.map(floating, v)
+    return jax.tree.map(lambda leaf: guarded(lambda v: v, sound(leaf, ()), leaf), leaves)

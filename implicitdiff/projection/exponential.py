@@ -1,16 +1,18 @@
 """The exponential cone and its dual."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._arrays import floating, homogeneous
+from ._arrays import floating, guarded, half_as_single, homogeneous, no_parameters, sound
 from ._curved_cone import Ray, increasing_root, move, ray, select, slide, stack
 from .duality import dual
 
 
+@half_as_single
 def exponential(v: Float[Array, "... 3"], theta: None = None) -> Float[Array, "... 3"]:
     """Project onto the exponential cone, the closure of {(x, y, z) : y > 0, y exp(x/y) <= z}.
 
@@ -34,16 +36,17 @@ def exponential(v: Float[Array, "... 3"], theta: None = None) -> Float[Array, ".
         >>> exponential(jnp.array([0.0, 1.0, 1.0])).round(5).tolist()
         [0.0, 1.0, 1.0]
     """
-    del theta
+    no_parameters("exponential", theta)
     v = floating(v)
     if v.shape[-1:] != (3,):
         raise ValueError(f"exponential: expected points (x, y, z) in the last axis, found shape {v.shape}.")
-    return homogeneous(_exponential, v)
+    return guarded(partial(homogeneous, _exponential), sound(v), v)
 
 
 exponential_dual = dual(exponential)
 
 
+@jax.jit
 def _exponential(v: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
     x, y, z = jnp.moveaxis(v, -1, 0)
     above, right = y > 0, x > 0

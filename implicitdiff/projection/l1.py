@@ -1,12 +1,14 @@
 """The l1 ball and the l1 sphere."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from ._arrays import check, floating, per_vector
+from ._arrays import check, floating, guarded, half_as_single, per_vector, sound
 from .simplex import _simplex
 
 
+@half_as_single
 def l1_ball(v: Float[Array, "... n"], radius: ArrayLike | None = 1.0, *, axis: int = -1) -> Float[Array, "... n"]:
     """Project onto the l1 ball {x : sum |x_i| <= radius}.
 
@@ -35,12 +37,10 @@ def l1_ball(v: Float[Array, "... n"], radius: ArrayLike | None = 1.0, *, axis: i
     v = jnp.moveaxis(floating(v), axis, -1)
     radius = per_vector(v, 1.0 if radius is None else radius, "radius")
     factor = check(lambda r: r >= 0, "l1_ball: radius must be at least 0, found {}.", radius)
-    inside = jnp.sum(jnp.abs(v), axis=-1, keepdims=True) < radius
-    # Where the projection onto the sphere is not wanted, its radius is replaced by a harmless one.
-    on_sphere = _l1_sphere(v, jnp.where(inside, 0.0, radius))
-    return jnp.moveaxis(jnp.where(inside, v, on_sphere) * factor, -1, axis)
+    return jnp.moveaxis(guarded(_l1_ball, sound(v) * factor, v, radius), -1, axis)
 
 
+@half_as_single
 def l1_sphere(v: Float[Array, "... n"], radius: ArrayLike | None = 1.0, *, axis: int = -1) -> Float[Array, "... n"]:
     """Project onto the l1 sphere {x : sum |x_i| = radius}.
 
@@ -69,9 +69,17 @@ def l1_sphere(v: Float[Array, "... n"], radius: ArrayLike | None = 1.0, *, axis:
     factor = check(
         lambda r: (r >= 0) & (r < jnp.inf), "l1_sphere: radius must be finite and at least 0, found {}.", radius
     )
-    return jnp.moveaxis(_l1_sphere(v, radius) * factor, -1, axis)
+    return jnp.moveaxis(guarded(_l1_sphere, sound(v) * factor, v, radius), -1, axis)
 
 
+@jax.jit
+def _l1_ball(v: Array, radius: Array) -> Array:
+    inside = jnp.sum(jnp.abs(v), axis=-1, keepdims=True) < radius
+    # Where the projection onto the sphere is not wanted, its radius is replaced by a harmless one.
+    return jnp.where(inside, v, _l1_sphere(v, jnp.where(inside, 0.0, radius)))
+
+
+@jax.jit
 def _l1_sphere(v: Array, radius: Array) -> Array:
     sign = jnp.where(v < 0, -1.0, 1.0).astype(v.dtype)
     return sign * _simplex(sign * v, radius)

@@ -1,11 +1,15 @@
 """The l2 ball and the l2 sphere."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from ._arrays import check, floating, magnitude, norm_and_direction, per_vector
+from ._arrays import check, floating, guarded, half_as_single, magnitude, norm_and_direction, per_vector, sound
 
 
+@half_as_single
 def l2_ball(v: Float[Array, "... n"], radius: ArrayLike | None = 1.0, *, axis: int = -1) -> Float[Array, "... n"]:
     """Project onto the l2 ball {x : ||x|| <= radius}.
 
@@ -31,13 +35,10 @@ def l2_ball(v: Float[Array, "... n"], radius: ArrayLike | None = 1.0, *, axis: i
     v = floating(v)
     radius = per_vector(v, 1.0 if radius is None else radius, "radius", axis)
     factor = check(lambda r: r >= 0, "l2_ball: radius must be at least 0, found {}.", radius)
-    size = magnitude(v, axis)
-    norm, direction = norm_and_direction(v / size, axis)
-    inside = norm < radius / size
-    # An infinite radius has no sphere: 0 instead, where the sphere is not wanted anyway.
-    return jnp.where(inside, v, jnp.where(inside, 0.0, radius) * direction) * factor
+    return guarded(partial(_l2_ball, axis), sound(v, axis) * factor, v, radius)
 
 
+@half_as_single
 def l2_sphere(v: Float[Array, "... n"], radius: ArrayLike | None = 1.0, *, axis: int = -1) -> Float[Array, "... n"]:
     """Project onto the l2 sphere {x : ||x|| = radius}.
 
@@ -65,6 +66,20 @@ def l2_sphere(v: Float[Array, "... n"], radius: ArrayLike | None = 1.0, *, axis:
     factor = check(
         lambda r: (r >= 0) & (r < jnp.inf), "l2_sphere: radius must be finite and at least 0, found {}.", radius
     )
+    return guarded(partial(_l2_sphere, axis), sound(v, axis) * factor, v, radius)
+
+
+@partial(jax.jit, static_argnums=0)
+def _l2_ball(axis: int, v: Array, radius: Array) -> Array:
+    size = magnitude(v, axis)
+    norm, direction = norm_and_direction(v / size, axis)
+    inside = norm < radius / size
+    # An infinite radius has no sphere: 0 instead, where the sphere is not wanted anyway.
+    return jnp.where(inside, v, jnp.where(inside, 0.0, radius) * direction)
+
+
+@partial(jax.jit, static_argnums=0)
+def _l2_sphere(axis: int, v: Array, radius: Array) -> Array:
     norm, direction = norm_and_direction(v / magnitude(v, axis), axis)
     direction = jnp.where(norm == 0, v.shape[axis] ** -0.5, direction)
-    return radius * direction * factor
+    return radius * direction

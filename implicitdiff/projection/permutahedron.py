@@ -1,13 +1,15 @@
 """The permutahedron."""
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from ._arrays import check, floating, like
+from ._arrays import check, floating, guarded, half_as_single, like, sound
 from .isotonic import block_means, blocks, pool
 
 
+@half_as_single
 def permutahedron(v: Float[Array, "... n"], w: Float[Array, "... n"], *, axis: int = -1) -> Float[Array, "... n"]:
     """Project onto the permutahedron of w, the convex hull of all permutations of w.
 
@@ -41,12 +43,18 @@ def permutahedron(v: Float[Array, "... n"], w: Float[Array, "... n"], *, axis: i
         raise ValueError(
             f"permutahedron: w must have the length {v.shape[-1]} of the vectors of v, found shape {w.shape}."
         )
-    factor = check(lambda w: abs(w) < jnp.inf, "permutahedron: w must be finite, found {}.", w)
-    w = jnp.broadcast_to(jnp.flip(jnp.sort(w * factor, axis=-1), -1), v.shape)
+    factor = check(lambda w: (abs(w) < jnp.inf).all(-1)[..., None], "permutahedron: w must be finite, found {}.", w)
+    return jnp.moveaxis(guarded(_permutahedron, sound(v) * factor, v, w), -1, axis)
+
+
+@jax.jit
+def _permutahedron(v: Float[Array, "... n"], w: Float[Array, "... n"]) -> Float[Array, "... n"]:
+    w = jnp.broadcast_to(jnp.flip(jnp.sort(w, axis=-1), -1), v.shape)
     order = jnp.argsort(lax.stop_gradient(v), axis=-1, descending=True, stable=True)
     # The set lies in a hyperplane sum(x) = sum(w), so that adding a constant to v changes nothing.
     decreasing = jnp.take_along_axis(v, order, axis=-1)
     decreasing = decreasing - lax.stop_gradient(decreasing[..., :1])
-    ids = blocks(pool(lax.stop_gradient(w - decreasing)))
-    x = decreasing - block_means(ids, decreasing) + block_means(ids, w)
-    return jnp.moveaxis(jnp.take_along_axis(x, jnp.argsort(order, axis=-1), axis=-1), -1, axis)
+    one = jnp.ones_like(v)
+    ids = blocks(pool(w - decreasing, one))
+    x = decreasing - block_means(ids, decreasing, one) + block_means(ids, w, one)
+    return jnp.take_along_axis(x, jnp.argsort(order, axis=-1), axis=-1)

@@ -1,5 +1,7 @@
 """Polyhedra."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -7,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._precision import full_precision
 from .._varying import while_loop
-from ._arrays import check, floating, like
+from ._arrays import check, floating, guarded, half_as_single, like, sound, with_value
 from .affine import project_affine
 
 Constraints = tuple[
@@ -15,7 +17,7 @@ Constraints = tuple[
 ]
 
 
-@full_precision
+@half_as_single
 def polyhedron(v: Float[Array, "... n"], constraints: Constraints) -> Float[Array, "... n"]:
     """Project onto the polyhedron {x : Ax = b, Gx <= h}.
 
@@ -58,14 +60,13 @@ def polyhedron(v: Float[Array, "... n"], constraints: Constraints) -> Float[Arra
     )
     batch = v.shape[:-1]
     b, h = jnp.broadcast_to(b, (*batch, b.shape[-1])), jnp.broadcast_to(h, (*batch, h.shape[-1]))
-    project = jnp.vectorize(_project, signature="(n),(p,n),(p),(m,n),(m)->(n),()")
-    x, violation = project(v, A, b, G, h)
-    met = check(
+    x, violation = _project(v, A, b, G, h, (sound(v) * factor)[..., 0])
+    check(
         lambda violation: ~(violation > jnp.finfo(v.dtype).eps ** 0.5),
         "polyhedron: no point was found that satisfies Ax = b and Gx <= h; relative violation {}. The set is empty.",
-        lax.stop_gradient(violation),
+        violation,
     )
-    return x * jnp.asarray(met * factor)[..., None]
+    return x
 
 
 def _rows(name: str, name_side: str, v: Array, rows: Array | None, sides: Array | None) -> tuple[Array, Array]:
@@ -86,21 +87,27 @@ def _rows(name: str, name_side: str, v: Array, rows: Array | None, sides: Array 
     return rows / length[:, None], sides / length
 
 
-def _project(v: Array, A: Array, b: Array, G: Array, h: Array) -> tuple[Array, Array]:
-    """The projection of one vector, and the largest violation relative to the size of the terms."""
-    active, near = _solve(*(lax.stop_gradient(argument) for argument in (v, A, b, G, h)))
-    x = _onto_active(v, A, b, G, h, active)
-    # The value is the more exact one, the derivative is that at v.
-    x = near + (x - lax.stop_gradient(x))
+@jax.jit
+@partial(jnp.vectorize, signature="(n),(p,n),(p),(m,n),(m),()->(n),()")
+@full_precision
+def _project(v: Array, A: Array, b: Array, G: Array, h: Array, factor: Array) -> tuple[Array, Array]:
+    """The projection of one vector, and the largest violation relative to the size of the terms.
+
+    The projection is NaN where the factor is, or where the violation is large.
+    """
+    active, x = _solve(*(lax.stop_gradient(argument * factor) for argument in (v, A, b, G, h)))
     violation = jnp.concatenate([jnp.abs(A @ x - b), jnp.maximum(G @ x - h, 0.0)])
-    size = jnp.linalg.norm(lax.stop_gradient(x)) + jnp.abs(jnp.concatenate([b, h]))  # the rows have length one
-    return x, jnp.max(violation / jnp.where(size == 0, 1.0, size), initial=0.0)
+    size = jnp.linalg.norm(x) + jnp.abs(jnp.concatenate([b, h]))  # the rows have length one
+    violation = lax.stop_gradient(jnp.max(violation / jnp.where(size == 0, 1.0, size), initial=0.0))
+    factor = factor * jnp.where(violation <= jnp.finfo(v.dtype).eps ** 0.5, 1.0, jnp.nan)
+    # The value is the more exact one, the derivative is that at v.
+    return with_value(x * factor, guarded(partial(_onto_active, active), factor, v, A, b, G, h)), violation
 
 
-def _onto_active(v: Array, A: Array, b: Array, G: Array, h: Array, active: Array) -> Array:
+def _onto_active(active: Array, v: Array, A: Array, b: Array, G: Array, h: Array) -> Array:
     rows = jnp.concatenate([A, jnp.where(active[:, None], G, 0.0)])
     sides = jnp.concatenate([b, jnp.where(active, h, 0.0)])
-    return project_affine(v, rows, sides, jnp.linalg.pinv(rows))
+    return project_affine(v, sides, rows, jnp.linalg.pinv(rows))
 
 
 def _solve(v: Array, A: Array, b: Array, G: Array, h: Array) -> tuple[Array, Array]:
@@ -114,18 +121,19 @@ def _solve(v: Array, A: Array, b: Array, G: Array, h: Array) -> tuple[Array, Arr
     sides = jnp.max(jnp.abs(jnp.concatenate([b, h])), initial=0.0)
 
     def unfinished(state):
-        return ~state[-1]
+        *_, iteration, done = state
+        return ~done & (iteration < 100)
 
     def approach(state):
-        v, *_ = state
+        v, *_, iteration, _ = state
         active = _active_inequalities(v, A, b, G, h)
-        x = _onto_active(v, A, b, G, h, active)
+        x = _onto_active(active, v, A, b, G, h)
         near = ~(root_eps * jnp.max(jnp.abs(v - x), initial=0.0) > jnp.maximum(sides, jnp.max(jnp.abs(x), initial=0.0)))
-        return x + root_eps * (v - x), active, x, near | (sides == 0)
+        return x + root_eps * (v - x), active, x, iteration + 1, near | (sides == 0)
 
     # Nothing agrees with the first active set, unless there are no inequalities.
-    start = (v, jnp.zeros(h.shape, bool), v, jnp.array(False))
-    _, active, x, _ = while_loop(unfinished, approach, start)
+    start = (v, jnp.zeros(h.shape, bool), v, 0, jnp.array(False))
+    _, active, x, *_ = while_loop(unfinished, approach, start)
     return active, x
 
 
@@ -133,7 +141,7 @@ def _active_inequalities(v: Array, A: Array, b: Array, G: Array, h: Array) -> Bo
     # In coordinates y = x - x0 around the projection x0 onto Ax = b the equations drop out: minimise |y|^2 subject to
     # G N y <= g, with N the projector onto the null space of A; the solution lies in this null space by itself.
     inverse = jnp.linalg.pinv(A)
-    x0 = project_affine(v, A, b, inverse)
+    x0 = project_affine(v, b, A, inverse)
     GN = G - (G @ inverse) @ A
     length = jnp.linalg.norm(GN, axis=-1)
     eps = jnp.finfo(v.dtype).eps

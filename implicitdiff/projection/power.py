@@ -1,15 +1,18 @@
 """The power cone and its dual."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
-from ._arrays import check, floating, homogeneous, like
+from ._arrays import check, floating, guarded, half_as_single, homogeneous, like, sound
 from ._curved_cone import Ray, increasing_root, move, ray, select, slide, stack
 from .duality import dual
 
 
+@half_as_single
 def power(v: Float[Array, "... 3"], alpha: ArrayLike) -> Float[Array, "... 3"]:
     """Project onto the power cone {(x, y, z) : x, y >= 0, x^alpha y^(1 - alpha) >= |z|}.
 
@@ -42,15 +45,17 @@ def power(v: Float[Array, "... 3"], alpha: ArrayLike) -> Float[Array, "... 3"]:
         raise ValueError(f"power: expected points (x, y, z) in the last axis, found shape {v.shape}.")
     alpha = like(v, alpha)
     factor = check(lambda a: (a > 0) & (a < 1), "power: alpha must be between 0 and 1, found {}.", alpha)
-    valid = (alpha > 0) & (alpha < 1)
-    alpha = jnp.broadcast_to(jnp.where(valid, alpha, 0.5), v.shape[:-1])
-    return homogeneous(_power, v, alpha) * jnp.asarray(factor)[..., None]
+    alpha = jnp.broadcast_to(alpha, v.shape[:-1])
+    factor = sound(v) * jnp.asarray(factor)[..., None]
+    return guarded(partial(homogeneous, _power), factor, v, alpha[..., None])
 
 
 power_dual = dual(power)
 
 
-def _power(v: Float[Array, "... 3"], alpha: Float[Array, "..."]) -> Float[Array, "... 3"]:
+@jax.jit
+def _power(v: Float[Array, "... 3"], alpha: Float[Array, "... 1"]) -> Float[Array, "... 3"]:
+    alpha = alpha[..., 0]
     x, y, z = jnp.moveaxis(v, -1, 0)
     height = jnp.abs(z)
     positive = (x > 0) & (y > 0)

@@ -1,11 +1,15 @@
 """The second-order cone."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._arrays import floating, homogeneous, norm_and_direction
+from ._arrays import floating, guarded, half_as_single, homogeneous, no_parameters, norm_and_direction, sound
 
 
+@half_as_single
 def second_order(v: Float[Array, "... n"], theta: None = None) -> Float[Array, "... n"]:
     """Project onto the second-order cone {(t, z) : ||z|| <= t}, t the first entry; it is its own dual.
 
@@ -28,10 +32,12 @@ def second_order(v: Float[Array, "... n"], theta: None = None) -> Float[Array, "
         >>> second_order(jnp.array([0.0, 0.0, 4.0])).tolist()
         [2.0, 0.0, 2.0]
     """
-    del theta
-    return homogeneous(_second_order, floating(v))
+    no_parameters("second_order", theta)
+    v = floating(v)
+    return guarded(partial(homogeneous, _second_order), sound(v), v)
 
 
+@jax.jit
 def _second_order(v: Float[Array, "... n"]) -> Float[Array, "... n"]:
     t, z = v[..., :1], v[..., 1:]
     norm, direction = norm_and_direction(z)

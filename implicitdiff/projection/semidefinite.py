@@ -6,9 +6,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._precision import full_precision
-from ._arrays import floating
+from ._arrays import floating, guarded, half_as_single, no_parameters, sound
 
 
+@half_as_single
 def semidefinite(V: Float[Array, "... n n"], theta: None = None) -> Float[Array, "... n n"]:
     """Project onto the cone of symmetric positive semidefinite matrices; it is its own dual.
 
@@ -32,10 +33,15 @@ def semidefinite(V: Float[Array, "... n n"], theta: None = None) -> Float[Array,
         >>> semidefinite(jnp.array([[1.0, 0.0], [0.0, -2.0]])).tolist()
         [[1.0, 0.0], [0.0, 0.0]]
     """
-    del theta
+    no_parameters("semidefinite", theta)
     V = floating(V)
     if V.ndim < 2 or V.shape[-1] != V.shape[-2]:
         raise ValueError(f"semidefinite: expected square matrices in the last two axes, found shape {V.shape}.")
+    return guarded(_of_any_matrix, sound(V, (-2, -1)), V)
+
+
+@jax.jit
+def _of_any_matrix(V: Array) -> Array:
     S = _symmetric(V)
     values, Q = jnp.linalg.eigh(lax.stop_gradient(S), symmetrize_input=False)
     return _semidefinite(S, values, Q)

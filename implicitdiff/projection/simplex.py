@@ -1,14 +1,17 @@
 """The simplex and the sparse simplex."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from .._varying import axes_of, varying, while_loop
-from ._arrays import check, floating, per_vector
+from ._arrays import check, floating, guarded, half_as_single, per_vector, sound, with_value
 
 
+@half_as_single
 def simplex(v: Float[Array, "... n"], scale: ArrayLike | None = 1.0, *, axis: int = -1) -> Float[Array, "... n"]:
     """Project onto the simplex {x : x >= 0, sum(x) = scale}.
 
@@ -46,10 +49,10 @@ def simplex(v: Float[Array, "... n"], scale: ArrayLike | None = 1.0, *, axis: in
         )
     v = jnp.moveaxis(v, axis, -1)
     scale = per_vector(v, 1.0 if scale is None else scale, "scale")
-    factor = check(lambda s: (s >= 0) & (s < jnp.inf), "simplex: scale must be finite and at least 0, found {}.", scale)
-    return jnp.moveaxis(_simplex(v, scale) * factor, -1, axis)
+    return jnp.moveaxis(guarded(_simplex, sound(v) * _usable(scale), v, scale), -1, axis)
 
 
+@half_as_single
 def sparse_simplex(
     v: Float[Array, "... n"], scale: ArrayLike | None = 1.0, *, max_nonzeros: int, axis: int = -1
 ) -> Float[Array, "... n"]:
@@ -81,18 +84,41 @@ def sparse_simplex(
     if max_nonzeros < 1:
         raise ValueError(f"sparse_simplex: max_nonzeros must be at least 1, found {max_nonzeros}.")
     v = jnp.moveaxis(floating(v), axis, -1)
-    if max_nonzeros < v.shape[-1]:
-        _, largest = lax.top_k(lax.stop_gradient(v), max_nonzeros)
-        chosen = jnp.put_along_axis(jnp.zeros(v.shape, bool), largest, True, axis=-1, inplace=False)
-        v = jnp.where(chosen | jnp.isnan(v), v, -jnp.inf)
-    return jnp.moveaxis(simplex(v, scale), -1, axis)
+    if max_nonzeros >= v.shape[-1]:
+        return simplex(jnp.moveaxis(v, -1, axis), scale, axis=axis)
+    scale = per_vector(v, 1.0 if scale is None else scale, "scale")
+    sparse = partial(_sparse_simplex, max_nonzeros=max_nonzeros)
+    return jnp.moveaxis(guarded(sparse, sound(v) * _usable(scale), v, scale), -1, axis)
 
 
-@jax.custom_jvp
+def _usable(scale: Array) -> ArrayLike:
+    return check(lambda s: (s >= 0) & (s < jnp.inf), "simplex: scale must be finite and at least 0, found {}.", scale)
+
+
+@partial(jax.jit, static_argnames="max_nonzeros")
+def _sparse_simplex(v: Float[Array, "... n"], scale: Float[Array, "... #1"], *, max_nonzeros: int) -> Array:
+    _, largest = lax.top_k(lax.stop_gradient(v), max_nonzeros)
+    x = _simplex(jnp.take_along_axis(v, largest, axis=-1), scale)
+    return jnp.put_along_axis(jnp.zeros_like(v), largest, x, axis=-1, inplace=False)
+
+
+@jax.jit
 def _simplex(v: Float[Array, "... n"], scale: Float[Array, "... #1"]) -> Float[Array, "... n"]:
+    """The projection: its value from the threshold, its derivative from the mean over the support, which stays."""
+    u = v - lax.stop_gradient(jnp.max(v, axis=-1, keepdims=True))
+    fixed = lax.stop_gradient(u)
+    tau = _threshold(fixed, lax.stop_gradient(scale))
+    support = ~(fixed <= tau)
+    count = jnp.maximum(jnp.sum(support, axis=-1, keepdims=True), 1)
+    mean = (jnp.sum(jnp.where(support, u, 0.0), axis=-1, keepdims=True) - scale) / count
+    return with_value(jnp.maximum(fixed - tau, 0.0), jnp.where(support, u - mean, 0.0))
+
+
+def _threshold(u: Float[Array, "... n"], scale: Float[Array, "... #1"]) -> Float[Array, "... 1"]:
+    """The root tau of sum(max(u - tau, 0)) = scale, for entries of u of at most 0."""
     # Entries further than scale below the largest are zero in the projection: cutting them off there changes nothing
     # and bounds the number of Newton steps (residual times size of the support falls at least fourfold a step).
-    u = jnp.maximum(v - jnp.max(v, axis=-1, keepdims=True), -scale)
+    u = jnp.maximum(u, -scale)
 
     def support_shrank(state):
         _, count, previous = state
@@ -107,17 +133,6 @@ def _simplex(v: Float[Array, "... n"], scale: Float[Array, "... #1"]) -> Float[A
         return tau + residual / jnp.maximum(count, 1), jnp.minimum(count, previous), previous
 
     tau = varying(jnp.broadcast_to(-scale, u[..., :1].shape), axes_of(u))
-    count = jnp.full(tau.shape, v.shape[-1] + 1)
+    count = jnp.full(tau.shape, u.shape[-1] + 1)
     tau, _, _ = while_loop(support_shrank, newton, (tau, count, count + 1))
-    return jnp.maximum(u - tau, 0.0)
-
-
-@_simplex.defjvp
-def _simplex_jvp(primals, tangents):
-    v, scale = primals
-    v_dot, scale_dot = tangents
-    x = _simplex(v, scale)
-    support = (x > 0).astype(x.dtype)
-    count = jnp.maximum(jnp.sum(support, axis=-1, keepdims=True), 1.0)
-    moved = support * v_dot
-    return x, moved - support * ((jnp.sum(moved, axis=-1, keepdims=True) - scale_dot) / count)
+    return tau

@@ -7,11 +7,12 @@ from jaxtyping import Array, Float
 
 from .._precision import full_precision
 from .._varying import while_loop
-from ._arrays import check, floating, like, magnitude
+from ._arrays import check, floating, guarded, half_as_single, like, magnitude, no_parameters, sound
 
 Marginals = tuple[Float[Array, "... m"], Float[Array, "... n"]]
 
 
+@half_as_single
 def transport(V: Float[Array, "... m n"], marginals: Marginals) -> Float[Array, "... m n"]:
     """Project onto the transportation polytope {X : X >= 0, X 1 = a, X' 1 = b}.
 
@@ -58,11 +59,15 @@ def transport(V: Float[Array, "... m n"], marginals: Marginals) -> Float[Array, 
         a,
         b,
     )
+    factor = sound(V, (-2, -1)) * jnp.asarray(factor)[..., None, None]
     if V.shape[-2] > V.shape[-1]:
-        return jnp.swapaxes(_transport(jnp.swapaxes(V, -1, -2), b, a), -1, -2) * jnp.asarray(factor)[..., None, None]
-    return _transport(V, a, b) * jnp.asarray(factor)[..., None, None]
+        return jnp.swapaxes(
+            guarded(_transport, factor, jnp.swapaxes(V, -1, -2), b[..., None, :], a[..., None, :]), -1, -2
+        )
+    return guarded(_transport, factor, V, a[..., None, :], b[..., None, :])
 
 
+@half_as_single
 def birkhoff(V: Float[Array, "... n n"], theta: None = None) -> Float[Array, "... n n"]:
     """Project onto the Birkhoff polytope {X : X >= 0, X 1 = 1, X' 1 = 1}, the doubly stochastic matrices.
 
@@ -80,7 +85,7 @@ def birkhoff(V: Float[Array, "... n n"], theta: None = None) -> Float[Array, "..
         >>> birkhoff(jnp.array([[3.0, 0.0], [1.0, 2.0]])).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    del theta
+    no_parameters("birkhoff", theta)
     V = floating(V)
     if V.ndim < 2 or V.shape[-1] != V.shape[-2]:
         raise ValueError(f"birkhoff: expected square matrices in the last two axes, found shape {V.shape}.")
@@ -88,8 +93,10 @@ def birkhoff(V: Float[Array, "... n n"], theta: None = None) -> Float[Array, "..
     return transport(V, (ones, ones))
 
 
+@jax.jit
 @full_precision
 def _transport(V: Array, a: Array, b: Array) -> Array:
+    a, b = a[..., 0, :], b[..., 0, :]
     Y = _near_solution(*(lax.stop_gradient(argument) for argument in (V, a, b)))
     support = Y > 0
     Y = Y + (V - lax.stop_gradient(V))

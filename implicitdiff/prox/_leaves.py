@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..projection._arrays import check, floating
+from ..projection._arrays import at_least_single, check, floating, guarded, sound
 
 Axis = int | tuple[int, ...] | None
 
@@ -18,12 +18,15 @@ def leafwise(
     """Apply `prox(leaf, *weights, scaling)` to each leaf of v.
 
     Args:
-        prox: acts on one floating-point array; each weight and scaling come in its dtype and broadcast against it.
+        prox: acts on one array of at least single precision; each weight and scaling come in its dtype and broadcast
+            against it.
         v: pytree of real arrays.
         scaling: like a weight.
         axis: the axes that one weight is for; () for a weight an entry, None for a weight a leaf.
         **weights: each a scalar, an array or a pytree whose structure is that of v or a prefix of it; at least 0
             and finite. None is 1.
+
+    Where an entry of v is NaN or infinite, the result is NaN in all entries of its group, and in every derivative.
 
     Raises:
         ValueError: a weight does not fit v, or is negative, infinite or NaN (traced ones give NaN).
@@ -35,8 +38,12 @@ def leafwise(
     for i, (path, leaf) in enumerate(leaves):
         leaf = floating(leaf)
         where = jax.tree_util.keystr(path)
-        parameters = [_fit(f"{name}{where}", values[i], leaf, axis) for name, values in zip(names, spread, strict=True)]
-        result.append(prox(leaf, *parameters))
+        wide = at_least_single(leaf)
+        parameters = [_fit(f"{name}{where}", values[i], wide, axis) for name, values in zip(names, spread, strict=True)]
+        factor = sound(wide, axes_of(wide, axis))
+        for parameter in parameters:
+            factor = factor * sound(parameter, ())
+        result.append(guarded(prox, factor, wide, *parameters).astype(leaf.dtype))
     return jax.tree.unflatten(tree, result)
 
 

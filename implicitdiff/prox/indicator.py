@@ -3,14 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
+
+from ..projection._arrays import sound
 
 
 def none(v: PyTree, theta: Any = None, scaling: Any = 1.0) -> PyTree:
     """The proximal operator of g = 0: x = v.
 
     Args:
-        v: pytree of arrays, returned as it is.
+        v: pytree of arrays, returned as it is; what is not finite in it becomes NaN.
         theta: unused, g has no parameters.
         scaling: unused, multiplies 0.
 
@@ -22,7 +27,13 @@ def none(v: PyTree, theta: Any = None, scaling: Any = 1.0) -> PyTree:
         3.0
     """
     del theta, scaling
-    return v
+    return jax.tree.map(_finite, v)
+
+
+def _finite(leaf: Any) -> Any:
+    if not isinstance(leaf, jax.Array | np.ndarray) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return leaf
+    return leaf * sound(leaf, ())
 
 
 def from_projection(projection: Callable[[PyTree, Any], PyTree]) -> Callable[..., PyTree]:
