@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ..projection._arrays import check, floating, guarded, half_as_single, per_vector
+from ..projection._arrays import check, floating, guarded, half_as_single, no_parameters, per_vector
 from ..projection.box import box as euclidean_box
 
 
@@ -52,7 +52,7 @@ def non_negative(y: PyTree, theta: None = None) -> PyTree:
         >>> non_negative(jnp.array([0.0, -jnp.inf])).tolist()
         [1.0, 0.0]
     """
-    del theta
+    no_parameters("non_negative", theta)
     return jax.tree.map(lambda leaf: _exp(floating(leaf)), y)
 
 

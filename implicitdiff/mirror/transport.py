@@ -12,7 +12,7 @@ from .._adjoint import Implicit
 from .._precision import full_precision
 from .._root import implicit_root
 from .._varying import while_loop
-from ..projection._arrays import check, floating, half_as_single, like, sound
+from ..projection._arrays import check, floating, half_as_single, like, no_parameters, sound
 
 Marginals = tuple[Float[Array, "... m"], Float[Array, "... n"]]
 
@@ -99,7 +99,7 @@ def birkhoff(y: Float[Array, "... n n"], theta: None = None) -> Float[Array, "..
         >>> birkhoff(jnp.array([[9.0, 1.0], [9.0, 1.0]])).round(6).tolist()
         [[0.5, 0.5], [0.5, 0.5]]
     """
-    del theta
+    no_parameters("birkhoff", theta)
     y = floating(y)
     if y.ndim < 2 or y.shape[-1] != y.shape[-2]:
         raise ValueError(f"birkhoff: expected square matrices in the last two axes, found shape {y.shape}.")
