@@ -8,6 +8,10 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || ec
 
 BIN := .venv/bin
 PYTEST_ARGS = -n $(WORKERS) --dist worksteal $(ARGS)
+# tests/conftest.py has XLA compile without optimisation, which is quicker. What depends on rounding runs optimised too:
+# other flags than its own turn that off. ARGS may choose none of these tests, which pytest answers with 5.
+OPTIMISED := --xla_cpu_multi_thread_eigen=false
+ROUNDING = -m pytest -q -m "rounding and not slow" $(PYTEST_ARGS) || [ $$? -eq 5 ]
 PYVERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 # The versions known to work with this Python; a Python without such a file gets the newest.
 CONSTRAINTS := $(wildcard constraints/py$(subst .,,$(PYVERSION)).txt)
@@ -16,7 +20,7 @@ STAMP := .venv/.installed-py$(PYVERSION)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-gpu lint format types check test-newest newest-python bench bench-quick clean
+.PHONY: help install demo test test-slow test-isa test-gpu lint format types check test-newest newest-python bench bench-quick clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -28,9 +32,14 @@ demo: $(STAMP) ## run examples/demo.py
 
 test: $(STAMP) ## run the tests but for the slow ones; ARGS="-k kkt" chooses among them
 	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	@XLA_FLAGS="$(OPTIMISED)" $(BIN)/python $(ROUNDING)
 
 test-slow: $(STAMP) ## run the slow tests: experiments, and many cases of what one case shows
 	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-isa: $(STAMP) ## run what depends on rounding with older instructions, and BLAS with other threads
+	@XLA_FLAGS="$(OPTIMISED) --xla_cpu_max_isa=AVX" OPENBLAS_NUM_THREADS=2 $(BIN)/python $(ROUNDING)
+	@XLA_FLAGS="$(OPTIMISED) --xla_cpu_max_isa=AVX2" OPENBLAS_NUM_THREADS=3 $(BIN)/python $(ROUNDING)
 
 test-gpu: $(STAMP) ## run the tests of a GPU, after `.venv/bin/pip install "jax[cuda12]"`
 	@IMPLICITDIFF_TEST_PLATFORM=cuda $(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
@@ -80,7 +89,7 @@ test-newest: ## run the tests on the newest Python at hand, with the newest vers
 	@.venv-newest/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 clean: ## remove environments, caches and built files
-	rm -rf .venv .venv-newest build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-newest build dist .hypothesis .jax_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # No stamp means no .venv, a half-made one or one of another Python: --clear starts afresh.

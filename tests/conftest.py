@@ -1,6 +1,8 @@
-"""What holds for every test: platform, precision, and the `gpu` marker."""
+"""What holds for every test: platform, precision, compilation, and the `gpu` marker."""
 
 import os
+import shutil
+from pathlib import Path
 
 # Tests run on the CPU, also on a machine that has a GPU: IMPLICITDIFF_TEST_PLATFORM=cuda runs them there.
 # JAX reads its variable when it is first imported. The CPU stays available, because host callbacks need it.
@@ -13,7 +15,14 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # And XLA: its pool of threads has been seen to wait for itself for ever where cores are few (PyAutoFit issue 1528).
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+# Most of the time of the tests is spent in the compiler, so that it shall not optimise: `make test` runs those marked
+# `rounding` a second time with flags of its own, at full optimisation.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0")
+# And what has been compiled is kept for the next run. Workers and subprocesses share it.
+_cache = Path(__file__).parent.parent / ".jax_cache"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
@@ -28,9 +37,13 @@ hypothesis.settings.load_profile("implicitdiff")
 
 
 def pytest_configure() -> None:
-    """Refuse to pass on the CPU when a GPU was asked for."""
+    """Refuse to pass on the CPU when a GPU was asked for; keep the cache of compiled programs below 1 GB."""
     if _platform != "cpu" and jax.default_backend() == "cpu":
         raise pytest.UsageError(f"IMPLICITDIFF_TEST_PLATFORM={_platform}, but JAX finds only the CPU")
+    # JAX can bound the cache itself, but reads the size of every entry whenever it adds one.
+    first = "PYTEST_XDIST_WORKER" not in os.environ
+    if first and _cache.exists() and sum(entry.stat().st_size for entry in _cache.iterdir()) > 1e9:
+        shutil.rmtree(_cache)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,6 +8,8 @@ from sklearn.datasets import load_breast_cancer, load_digits
 
 import implicitdiff as idf
 
+pytestmark = pytest.mark.rounding
+
 
 def system(n, condition, kind, seed):
     """A matrix of the given condition number."""

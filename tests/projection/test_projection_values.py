@@ -5,6 +5,7 @@ import pytest
 from projection_cases import CASES, CONVEX, run
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_the_reference(name):
     case, rng = CASES[name], np.random.default_rng(1)
