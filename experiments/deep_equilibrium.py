@@ -176,7 +176,7 @@ def draw(runs: list[dict[str, Any]], errors: list[dict[str, Any]], cost: list[di
             if points and row["derivative"] != FIRST:
                 axis.plot(np.full(len(points), place), points, alpha=0.6, **style[row["derivative"]])
         axis.axhline(0, color=INKS[0], lw=1)
-        axis.set(title=network, xticks=[], xlabel="one mark a draw", ylabel="accuracy minus implicit's (points)")
+        axis.set(title=network, xticks=[], xlabel="one mark for each draw", ylabel="accuracy minus implicit's (points)")
     return figure
 
 
