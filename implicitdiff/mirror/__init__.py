@@ -1,6 +1,7 @@
 """Mirror maps grad phi and Bregman projections of dual points.
 
-projection(y, theta_C) = argmin_{x in C} phi(x) - <x, y>: the point of C nearest to grad phi*(y), in phi's divergence.
+projection(y, theta_C) = argmin_{x in C} phi(x) - <x, y> is the point of C nearest to grad phi*(y) in the Bregman
+divergence of phi.
 """
 
 from .euclidean import identity as identity

@@ -6,7 +6,7 @@ from jaxtyping import PyTree
 def identity(x: PyTree) -> PyTree:
     """The mirror map of phi(x) = 1/2 ||x||^2: the identity.
 
-    Dual and primal points are the same, and the Bregman projections are those of `implicitdiff.projection`: mirror
+    Dual and primal points are the same, and the Bregman projections are those of `implicitdiff.projection`. Mirror
     descent with them is projected gradient descent.
 
     Args:

@@ -1,7 +1,7 @@
 """The geometry of phi(x) = <x, log x - 1>: its mirror map, and Bregman projections onto simple sets.
 
-grad phi = log and grad phi* = exp, so that a dual point y is the logarithm of a primal point, and the divergence
-D_phi(x, exp y) is the Kullback-Leibler divergence. The projections start from y, not from exp y.
+grad phi = log and grad phi* = exp. A dual point y is therefore the logarithm of a primal point, and the divergence
+D_phi(x, exp y) is the Kullback-Leibler divergence. The projections take y, not exp y.
 """
 
 import jax
@@ -15,9 +15,9 @@ from ..projection.box import box as euclidean_box
 def log(x: PyTree) -> PyTree:
     """The mirror map of phi(x) = <x, log x - 1>: the logarithm.
 
-    Numbers below the smallest normal one, 0 among them, are taken for it, with derivative 0: all stays finite where x
-    is on the boundary, and there the bound x >= 0 counts as active. The derivative elsewhere is 1/x; the second one
-    overflows where 1/x^2 does (x < 1e-19 in float32, x < 1e-154 in float64).
+    Numbers below the smallest normal number, including 0, are replaced by it, with derivative 0. Everything stays
+    finite where x is on the boundary, and the bound x >= 0 counts as active there. Elsewhere the derivative is 1/x; the
+    second derivative overflows where 1/x^2 does (x < 1e-19 in float32, x < 1e-154 in float64).
 
     Args:
         x: pytree of real arrays, at least 0.
@@ -38,7 +38,7 @@ def log(x: PyTree) -> PyTree:
 def non_negative(y: PyTree, theta: None = None) -> PyTree:
     """Project the dual point y onto the non-negative orthant: x = exp(y).
 
-    Where the exponential overflows x is the largest number of the dtype, with derivative 0.
+    Where the exponential overflows, x is the largest number of the dtype, with derivative 0.
 
     Args:
         y: pytree of real arrays.
@@ -59,8 +59,8 @@ def non_negative(y: PyTree, theta: None = None) -> PyTree:
 def box(y: PyTree, bounds: tuple[PyTree, PyTree]) -> PyTree:
     """Project the dual point y onto the box {x : lower <= x <= upper, x >= 0}: x = min(max(exp(y), lower), upper).
 
-    phi is a sum over coordinates, and so is the Bregman projection. The derivative in y is x within the bounds and 0
-    at them; in a bound it is 1 where the bound is active. exp(y) equal to a bound counts as active.
+    phi is a sum over coordinates, and so is the Bregman projection. The derivative in y is x between the bounds and 0
+    at them; the derivative in a bound is 1 where the bound is active. If exp(y) equals a bound, it counts as active.
 
     Args:
         y: pytree of real arrays.
@@ -87,7 +87,7 @@ def box(y: PyTree, bounds: tuple[PyTree, PyTree]) -> PyTree:
 def simplex(y: PyTree, scale: ArrayLike | None = 1.0, *, axis: int = -1) -> PyTree:
     """Project the dual point y onto the simplex {x : x >= 0, sum(x) = scale}: x = scale * softmax(y).
 
-    With p = softmax(y) the derivative is scale (diag(p) - pp') in y and p in scale; it is smooth.
+    With p = softmax(y), the derivative is scale (diag(p) - pp') in y, and p in scale. The projection is smooth.
 
     Args:
         y: pytree of real arrays; vectors lie along `axis`. -inf makes an entry 0.
@@ -129,6 +129,6 @@ def _upper_bound(u: ArrayLike) -> Array:
 
 def _exp(y: Array) -> Array:
     largest = jnp.finfo(y.dtype).max
-    # A little below the logarithm of the largest number, whose rounding may lie above.
+    # Slightly below the logarithm of the largest number, which may be rounded up.
     overflows = y >= jnp.log(largest / 2)
     return jnp.where(overflows, largest, jnp.exp(jnp.where(overflows, 0.0, y)))

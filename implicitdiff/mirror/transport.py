@@ -1,4 +1,4 @@
-"""The transportation and the Birkhoff polytope in the Kullback-Leibler geometry: entropic optimal transport."""
+"""Bregman projections for entropic optimal transport: the transportation and the Birkhoff polytope."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,15 +21,16 @@ Marginals = tuple[Float[Array, "... m"], Float[Array, "... n"]]
 def transport(y: Float[Array, "... m n"], marginals: Marginals) -> Float[Array, "... m n"]:
     """Project the dual point y onto the transportation polytope {X : X >= 0, X 1 = a, X' 1 = b}.
 
-    X_ij = exp(y_ij + f_i + g_j), with potentials f and g such that X has the marginals: the matrix scaling of
-    Sinkhorn. With y = -cost / epsilon, X is the plan of entropic optimal transport. X has the marginals to the dtype's
-    precision also where y is large (cost / epsilon up to 1,000; beyond, some are not found): Sinkhorn, then damped
-    Newton steps, while y grows from small to its full size. Each costs a factorisation of order min(m, n).
+    X_ij = exp(y_ij + f_i + g_j), with potentials f and g for which X has these marginals (Sinkhorn's matrix scaling).
+    With y = -cost / epsilon, X is the plan of entropic optimal transport. X has the marginals to the precision of the
+    dtype even if y is large (cost / epsilon up to 1,000; beyond, some plans are not found). Each iteration makes a
+    Sinkhorn step and a damped Newton step, while y grows from a small multiple to its full size; it takes a
+    factorisation of order min(m, n).
 
-    The derivative is the implicit one of the potentials: exact, smooth, to every order. The potentials are determined
-    up to a constant; the one used here leaves X as it is. Marginals that are 0 make rows and columns 0, with the
-    derivative from the right. A change of the marginals that unbalances them is followed by scaling both to the mean
-    of their sums. Where no plan is found the result is NaN.
+    The derivative is that of the potentials by the implicit function theorem: exact and smooth, to every order. The
+    potentials are determined up to a constant, which does not change X. Marginals that are 0 make rows and columns 0,
+    with the derivative from the right. If a change of the marginals makes their sums differ, both are scaled to the
+    mean of the sums. If no plan is found, the result is NaN.
 
     Args:
         y: real matrices in the last two axes.
@@ -107,11 +108,11 @@ def birkhoff(y: Float[Array, "... n n"], theta: None = None) -> Float[Array, "..
     return transport(y, (ones, ones))
 
 
-# Rows are eliminated, and the potential h_j of a column is measured relative to its marginal:
+# The potentials of rows are eliminated, and the potential h_j of a column is measured relative to its marginal:
 #   X_ij = a_i b_j P_ij,    P_ij = exp(y_ij + h_j) / sum_k b_k exp(y_ik + h_k).
-# The rows sum to a, whatever h is, and nothing divides by marginals or takes their logarithm. The columns sum to b
-# where c_j = sum_i a_i P_ij is 1. Times b this equation has a symmetric Jacobian, a weighted graph Laplacian. Its null
-# vector, h_j the same for all j, is moved by the term b'h.
+# The rows sum to a for any h, and there is no division by marginals and no logarithm of them. The columns sum to b if
+# c_j = sum_i a_i P_ij is 1. Multiplied by b, this equation has a symmetric Jacobian, a weighted graph Laplacian. The
+# term b'h makes it regular along its null vector, a constant h.
 
 
 def _kernel(y: Array, h: Array, b: Array) -> Array:
@@ -131,7 +132,7 @@ def _condition(h: Array, y: Array, a: Array, b: Array) -> Array:
     K = _exp(y)
     w = jnp.exp(h)
     c = w * ((a / (K @ (b * w))) @ K)
-    # A column without mass has a potential (it matters to the derivative in b_j), on which nothing else depends.
+    # A column without mass has a potential, which matters for the derivative in b_j and for nothing else.
     return jnp.where(b > 0, b * (c - 1 + b @ h), h - lax.stop_gradient(h))
 
 
@@ -144,8 +145,9 @@ def _transport(y: Float[Array, "m n"], a: Float[Array, " m"], b: Float[Array, " 
     fixed_y, fixed_a, fixed_b = lax.stop_gradient((y, a, b))
 
     z, start = fixed_y, jnp.minimum(1.0, 8 / _spread(fixed_y)).astype(y.dtype)
-    # Adding to rows and columns does not change X. So the second time the problem is such that its potentials are near
-    # 0, without the rounding errors of large ones, with which X would miss its marginals; in the end they are 0.
+    # Adding constants to rows and columns of y does not change X. The potentials found are therefore added to y, and
+    # the problem is solved again: its potentials are near 0 and do not have the rounding errors of large ones, with
+    # which X would miss its marginals. In the end they are 0.
     for _ in range(2):
         h, error = _potential(z, fixed_a, fixed_b, start)
         z, start = z + h, jnp.ones_like(start)
@@ -171,10 +173,10 @@ def _spread(y: Array) -> Array:
 def _potential(
     y: Float[Array, "m n"], a: Float[Array, " m"], b: Float[Array, " n"], start: Array
 ) -> tuple[Array, Array]:
-    """The potential h for which the columns sum to b, and by how much they fail to.
+    """The potential h for which the columns sum to b, and the error of their sums.
 
-    Newton's method is damped, and if that does not help, replaced by a step of Sinkhorn's. Where y is large both would
-    be slow: so we solve for t y with growing t, from t = start to 1.
+    Each iteration makes a Sinkhorn step and then a damped Newton step, which is left out if it does not reduce the
+    error. Both would be slow for a large y, so the problem is solved for t y with t growing from `start` to 1.
     """
     eps = jnp.finfo(y.dtype).eps
     attainable = 16 * eps * (1 + _spread(y))
@@ -224,9 +226,9 @@ def _potential(
 def _solve(S: Float[Array, "n n"], r: Float[Array, " n"]) -> Float[Array, " n"]:
     """Solve S u = r for S positive semidefinite.
 
-    Where X is almost a permutation (y large), S is singular to the dtype's precision, in directions that X does not
-    depend on: there S is raised by the size of its rounding errors. What this changes elsewhere, a step of iterative
-    refinement corrects.
+    If X is almost a permutation (for large y), S is singular to the precision of the dtype, in directions on which X
+    does not depend. S is therefore shifted by the size of its rounding errors, and a step of iterative refinement
+    corrects the effect in other directions.
     """
     scale = 1 / jnp.sqrt(jnp.diagonal(S))
     S = S * scale * scale[:, None]
@@ -240,5 +242,5 @@ def _solve_products(matvec: Callable[[Array], Array], r: Array) -> Array:
     return _solve(jax.vmap(matvec)(jnp.eye(r.shape[0], dtype=r.dtype)), r)
 
 
-# _solve has no failure to report.
+# `_solve` reports no failure.
 _ADJOINT = Implicit(linear_solver=_solve_products, symmetric=True, on_failure="ignore")
