@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ._plots import figures
 from ._report import Report
 
 DIGITS = 3
+MANY = 8  # tables with the same columns that are shown as one
 LEGEND = (
     "A target is the largest value that meets it. Of two times, `measured` is the median of the ratios within a round, "
     "given with its quartiles, and `ratio of minima` is the ratio of the shortest times."
@@ -41,13 +43,25 @@ def page(topic: dict[str, Any], images: Sequence[str] = ()) -> str:
     stored = [table["title"] for table in topic["tables"] if not table["on_page"]]
     if len(stored) < len(topic["tables"]):
         parts.append("## Tables")
-    for table in topic["tables"]:
-        if table["on_page"]:
-            rows = markdown(unpack(table), digits=DIGITS)
-            parts += [f"### {table['title']}", *([table["note"]] if table["note"] else []), rows]
+    shown = [table for table in topic["tables"] if table["on_page"]]
+    for (_, note), group in groupby(shown, key=lambda table: (table["columns"], table["note"])):
+        parts += _tables(list(group), note)
     more = f" The tables of {'; '.join(stored)} are only there." if stored else ""
     parts += [f"[{topic['topic']}.json]({topic['topic']}.json) has all numbers.{more}", _circumstances(topic)]
     return "\n\n".join(parts) + "\n"
+
+
+def _tables(tables: list[dict[str, Any]], note: str) -> list[str]:
+    """Tables with the same columns; many of them are one table, with their titles in the first column."""
+    notes = [note] if note else []
+    if len(tables) < MANY:
+        return [
+            part
+            for table in tables
+            for part in (f"### {table['title']}", *notes, markdown(unpack(table), digits=DIGITS))
+        ]
+    rows = [{"case": table["title"]} | row for table in tables for row in unpack(table)]
+    return [*notes, markdown(rows, ["case", *tables[0]["columns"]], digits=DIGITS)]
 
 
 def _when(topic: dict[str, Any]) -> str:

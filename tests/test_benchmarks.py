@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # where benchmarks/ lies, howev
 from benchmarks import __main__ as command
 from benchmarks._harness import Times, interleave, ready
 from benchmarks._index import write_index
-from benchmarks._pages import write
+from benchmarks._pages import content, page, write
 from benchmarks._report import Claim, Plot, Report, Table, largest, timing_rows
 from measuring.tables import load, unpack
 
@@ -133,3 +133,12 @@ def test_nan_and_nothing_miss_a_target():
     assert largest([1.0, 3.0, 2.0]) == 3.0
     for values in ([1.0, float("nan"), 2.0], [float("nan"), 1.0], []):
         assert Claim("largest error", largest(values), 1e9).verdict == "missed"
+
+
+def test_many_small_tables_are_shown_as_one():
+    tables = [Table(f"n = {n}", [{"what": "ours", "ms": n}, {"what": "peer", "ms": 2 * n}], "Note.") for n in range(20)]
+    shown = page(content("one", "One.", Report([*tables, Table("other", [{"a": 1}])], []), WHERE, 1.0))
+    assert shown.count("Note.") == shown.count("| case | what | ms |") == 1
+    assert "| n = 7 | peer | 14 |" in shown
+    assert "### n =" not in shown
+    assert "### other" in shown
