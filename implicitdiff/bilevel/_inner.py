@@ -10,8 +10,9 @@ from jaxtyping import Array, PyTree
 
 from .._adjoint import Implicit
 from .._decorators import DifferentiableSolver, stop
+from .._program import name_of
 from .._root import as_root
-from ..optimality._condition import Condition, name_of
+from ..optimality._condition import Condition
 from ..solvers._iterative import IterativeSolver
 from ..solvers.adapters import OptimistixSolver
 from ..solvers.scipy import ScipySolver

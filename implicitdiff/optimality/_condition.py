@@ -77,8 +77,3 @@ class Condition:
                 lambda v, _=None, theta_g=None: outer(v, theta_g),
             ),
         )
-
-
-def name_of(function: Callable) -> str:
-    """A readable name for a callable."""
-    return getattr(function, "__qualname__", type(function).__qualname__)

@@ -5,8 +5,9 @@ from typing import Any
 
 from jaxtyping import Array, Float, Scalar
 
+from .._program import name_of
 from ..projection import simplex
-from ._condition import Condition, name_of
+from ._condition import Condition
 from .proximal import Stepsize, projected_gradient
 
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Scalar
 
-from ._condition import Condition, name_of
+from .._program import name_of
+from ._condition import Condition
 from .stationary import gradient
 
 

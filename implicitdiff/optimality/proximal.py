@@ -6,7 +6,8 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from ._condition import Condition, name_of
+from .._program import name_of
+from ._condition import Condition
 from .stationary import gradient
 
 Stepsize = float | Float[Array, ""]

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from ._condition import Condition, name_of
+from .._program import name_of
+from ._condition import Condition
 
 
 def stationary(f: Callable[..., Scalar], positive_definite: bool | None = None) -> Condition:
