@@ -1,42 +1,30 @@
 """SciPy's solvers, with derivatives, also under jit and vmap.
 
-The functions of the problem are written in JAX; SciPy gets them with their gradients.
+The functions of the problem are written in JAX; SciPy gets them with their gradients, in float64 where the platform has
+it, and in units of the problem's own, for its tolerances and first steps are absolute numbers.
 """
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
+from jaxtyping import Array, PyTree, Scalar
 
-from .. import optimality, projection
+from .. import optimality
 from .._adjoint import Adjoint
 from .._decorators import stop
 from .._host import host_solver
 from .._precision import full_precision
 from .._root import as_root, attach
-from ._iterative import floating
-
-
-class ScipyState(NamedTuple):
-    """Attributes: iterations; the norm of the condition's residual at x; whether SciPy reports success."""
-
-    iteration: Int[Array, ""]
-    error: Float[Array, ""]
-    converged: Bool[Array, ""]
-
-
-class Solution(NamedTuple):
-    """A constrained minimum z, and the multipliers nu of the equations and lam >= 0 of the inequalities, or None."""
-
-    z: PyTree
-    nu: PyTree
-    lam: PyTree
+from . import _scipy_minimum as minimum
+from ._on_host import flat_box, flat_start, jitted, packed
+from ._scipy_minimum import Solution as Solution
+from ._state import Result, State, floating, solved_to
+from ._unconverged import OnUnconverged, check_policy, settle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,40 +32,55 @@ class ScipySolver:
     """A SciPy solver whose result is differentiable: what the functions of this module return.
 
     Attributes:
-        solve: `solve(init, *args)` to (x, iterations, success), in NumPy.
-        condition: what x satisfies: a root condition or a fixed-point map.
+        solve: `solve(init, *args)` to (x, iterations, error, value), in NumPy.
+        condition: what x satisfies.
         shape: `shape(init, *args)`, what `solve` returns for x, as a pytree of `jax.ShapeDtypeStruct`.
         adjoint: how the derivative is computed.
+        on_unconverged: what happens to a result that is no solution.
     """
 
     solve: Callable
     condition: Callable
     shape: Callable
     adjoint: Adjoint | None = None
+    on_unconverged: OnUnconverged = "warn"
 
-    def run(self, init: PyTree, *args: Any) -> tuple[PyTree, ScipyState]:
+    def __post_init__(self):
+        """Check the policy."""
+        check_policy(self.on_unconverged)
+
+    def run(self, init: PyTree, *args: Any) -> Result:
         """Solve from `init`.
 
         Args:
-            init: where to start, a pytree of real arrays.
+            init: where to start, a pytree of real arrays; with constraints also a former `Solution`.
             *args: what the problem depends on; see the function that made this solver.
 
         Returns:
-            (x, state); x is differentiable in args and in what the functions close over.
+            (x, state); x is differentiable in args and in what the functions close over. `state.error` is the residual
+            of the condition relative to the sizes in the problem, `state.converged` whether that is at most 5e-7 (on a
+            platform without float64 2e-3), whatever SciPy says, `state.value` that of the objective.
+
+        Raises:
+            RuntimeError: x is no solution, with `on_unconverged="raise"`.
         """
         x, state, F, _ = self.solved(init, *args)
-        return attach(F, x, args, {}, self.adjoint), state
+        return Result(attach(F, x, args, {}, self.adjoint), state)
 
     @full_precision
-    def solved(self, init: PyTree, *args: Any) -> tuple[PyTree, ScipyState, Callable, tuple]:
+    def solved(self, init: PyTree, *args: Any) -> tuple[PyTree, State, Callable, tuple]:
         """(x, state, F, args) with F(x, *args) = 0; nothing is attached to x."""
-        init, fixed = stop(floating(init)), stop(args)
+        init, fixed = stop(floating(init.z if isinstance(init, Solution) else init)), stop(args)
         shape = jax.eval_shape(self.shape, init, *fixed)
-        scalars = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.bool_)
-        x, iterations, success = host_solver(self.solve, (shape, *scalars))(init, *fixed)
-        F = as_root(self.condition)
-        error = jnp.linalg.norm(ravel_pytree(F(stop(x), *fixed))[0])
-        return stop(x), ScipyState(iterations, stop(error), success), F, args
+        dtype = jnp.result_type(float)
+        scalars = [jax.ShapeDtypeStruct((), kind) for kind in (jnp.int32, dtype, dtype)]
+        x, iterations, error, value = stop(host_solver(self.solve, (shape, *scalars))(init, *packed(fixed)))
+        state = State(iterations, error, error <= solved_to(dtype), value)
+        remedy = (
+            "Look at the problem (is there a solution, is it bounded, are the functions finite and smooth?), start "
+            "closer to it, bring the unknowns to one size, or choose another method or more iterations in options."
+        )
+        return settle(x, state, self.on_unconverged, "SciPy", remedy), state, as_root(self.condition), args
 
 
 def scipy_minimize(
@@ -90,15 +93,22 @@ def scipy_minimize(
     tol: float = 1e-9,
     options: dict | None = None,
     adjoint: Adjoint | None = None,
+    on_unconverged: OnUnconverged = "warn",
 ) -> ScipySolver:
     """A minimum found by `scipy.optimize.minimize`: free, in a box, or under equations and inequalities.
 
     - free: `run(init, *args)` minimises f(x, *args).
-    - `bounds=True`: `run(init, theta_f, (lower, upper))` minimises f(x, theta_f) over the box.
+    - `bounds=True`: `run(init, theta_f, (lower, upper))` minimises f(x, theta_f) over the box; each side is a pytree
+      like x, one number for all, or None.
     - with eq or ineq: `run(init, theta_f, theta_eq, theta_ineq)` minimises f(z, theta_f) subject to
       eq(z, theta_eq) = 0 and ineq(z, theta_ineq) <= 0 and returns a `Solution` (z, nu, lam), all of it differentiable.
-      The multipliers are those of the constraints that are active at SciPy's z; Newton steps on the conditions of
-      Karush, Kuhn and Tucker bring both to full precision.
+      With `bounds=True` the box comes last: `run(init, theta_f, theta_eq, theta_ineq, (lower, upper))`.
+
+    SciPy is given the problem in units of its own (see `Objective.units`), so that its result does not depend on the
+    user's. With constraints or bounds, which of them are active is told from multipliers and slacks in such units, and
+    Newton steps on the conditions of Karush, Kuhn and Tucker bring unknowns and multipliers to full precision.
+    Multipliers are NaN, and so are the derivatives, where these conditions are not met, or where the gradients of the
+    active constraints are linearly dependent, so that they are not determined.
 
     Args:
         f: smooth function in JAX.
@@ -109,14 +119,13 @@ def scipy_minimize(
         eq: equations `eq(z, theta_eq)`, a pytree of arrays, or None.
         ineq: inequalities `ineq(z, theta_ineq)`, a pytree of arrays, or None.
         tol: handed to SciPy.
-        options: handed to SciPy.
+        options: handed to SciPy, beside our own defaults (for L-BFGS-B `ftol=0`, `gtol=tol` and 10,000 iterations).
         adjoint: how the derivative is computed.
+        on_unconverged: what happens to a result that is no solution: "warn" when called eagerly, "nan", "raise" (also
+            under jit) or "ignore".
 
     Returns:
-        A solver with `run`; `state.converged` is SciPy's success.
-
-    Raises:
-        ValueError: bounds together with eq or ineq.
+        A solver with `run`.
 
     Example:
         >>> import jax, jax.numpy as jnp, implicitdiff as idf
@@ -126,11 +135,13 @@ def scipy_minimize(
         >>> print(z(1.0).round(3) + 0.0, jax.jacobian(z)(1.0).round(3) + 0.0)
         [1. 0.] [1. 0.]
     """
+    condition = minimum.condition(f, eq, ineq, bounds)
     if eq is None and ineq is None:
-        return _unconstrained(f, method or "L-BFGS-B", bounds, tol, options, adjoint)
-    if bounds:
-        raise ValueError("scipy_minimize: with eq or ineq, write bounds as inequalities (ineq).")
-    return _constrained(f, method or "SLSQP", eq, ineq, tol, options, adjoint)
+        solve = minimum.free(minimum.Objective(f), (method or "L-BFGS-B").lower(), bounds, tol, options)
+        own = condition if bounds else optimality.stationary(f)
+        return ScipySolver(solve, own, _like_init, adjoint, on_unconverged)
+    solve, shape = minimum.constrained(f, (method or "SLSQP").lower(), eq, ineq, bounds, tol, options)
+    return ScipySolver(solve, condition, shape, adjoint, on_unconverged)
 
 
 def scipy_root(
@@ -140,8 +151,12 @@ def scipy_root(
     tol: float = 1e-12,
     options: dict | None = None,
     adjoint: Adjoint | None = None,
+    on_unconverged: OnUnconverged = "warn",
 ) -> ScipySolver:
     """A root of G(x, *args) found by `scipy.optimize.root`: `run(init, *args)`.
+
+    SciPy gets x in units of its size at the start, and each equation divided by its gradient there. `state.error` is
+    the length of Newton's step from x relative to x (beyond 500 unknowns the norm of G beside that at the start).
 
     Args:
         G: equations in JAX, a pytree like x.
@@ -149,6 +164,7 @@ def scipy_root(
         tol: handed to SciPy.
         options: handed to SciPy.
         adjoint: how the derivative is computed.
+        on_unconverged: what happens to a result that is no solution; see `scipy_minimize`.
 
     Returns:
         A solver with `run`.
@@ -159,17 +175,53 @@ def scipy_root(
         >>> print(jax.grad(lambda a: solver.run(1.0, a)[0])(4.0).round(6))
         0.25
     """
-    value, jacobian = _jitted(G), _jitted(G, jax.jacobian)
+    value, jacobian = jitted(G), jitted(G, jax.jacobian)
 
     def solve(init, *args):
         from scipy.optimize import root
 
-        start, unravel = _flat_start(init)
-        jac = (lambda x: jacobian(x, unravel, args)) if method in ("hybr", "lm") else None
-        found = root(lambda x: value(x, unravel, args), start, method=method, jac=jac, tol=tol, options=options)
-        return unravel(found.x), found.get("nit", found.get("nfev", 0)), found.success
+        start, layout = flat_start(init, args, (G,))
+        at = lambda x: value(x, layout, args)  # noqa: E731
+        J = lambda x: jacobian(x, layout, args)  # noqa: E731
+        dense = start.size <= minimum.DENSE
+        unit = float(np.linalg.norm(start) / np.sqrt(max(start.size, 1))) or 1.0
+        first = float(np.linalg.norm(at(start))) or 1.0
+        rows = np.linalg.norm(J(start), axis=1) * unit if dense else np.full(start.size, first)
+        rows = np.where(np.isfinite(rows) & (rows > 0), rows, first)
+        jac = (lambda y: J(unit * y) * (unit / rows)[:, None]) if method in ("hybr", "lm") else None
+        found = root(lambda y: at(unit * y) / rows, start / unit, method=method, jac=jac, tol=tol, options=options)
+        x, iterations = found.x * unit, found.get("nit", found.get("nfev", 0))
+        if not dense:
+            return layout(x), iterations, np.linalg.norm(at(x)) / first, np.linalg.norm(at(x))
+        return layout(x), iterations, _newton_error(at(x), J(x), x, start), np.linalg.norm(at(x))
 
-    return ScipySolver(solve, optimality.root(G), _like_init, adjoint)
+    return ScipySolver(solve, optimality.root(G), _like_init, adjoint, on_unconverged)
+
+
+def _newton_error(G: np.ndarray, J: np.ndarray, x: np.ndarray, start: np.ndarray) -> float:
+    """The largest entry of Newton's step relative to that of x; of G relative to its row's, where J is singular."""
+    if not (np.isfinite(G).all() and np.isfinite(J).all()):
+        return np.inf
+    unit = np.maximum(np.abs(x), 1e-2 * np.abs(start))
+    unit = np.maximum(unit, 1e-6 * np.max(unit, initial=0.0))
+    unit = np.where(unit > 0, unit, 1.0)
+    rows = np.linalg.norm(J * unit, axis=1)
+    rows = np.where(rows > 0, rows, 1.0)
+    try:
+        step = np.linalg.solve(J * unit / rows[:, None], G / rows)
+    except np.linalg.LinAlgError:
+        step = G / rows
+    return float(np.max(np.abs(step), initial=0.0))
+
+
+# rho(z) of SciPy's robust losses: the cost is 1/2 sum_i C^2 rho((r_i / C)^2).
+_LOSSES: dict[str, Callable] = {
+    "linear": lambda z: z,
+    "soft_l1": lambda z: 2 * z / (1 + jnp.sqrt(1 + z)),
+    "huber": lambda z: jnp.where(z <= 1, z, 2 * jnp.sqrt(jnp.where(z <= 1, 1.0, z)) - 1),
+    "cauchy": jnp.log1p,
+    "arctan": jnp.arctan,
+}
 
 
 def scipy_least_squares(
@@ -180,10 +232,12 @@ def scipy_least_squares(
     tol: float = 1e-12,
     options: dict | None = None,
     adjoint: Adjoint | None = None,
+    on_unconverged: OnUnconverged = "warn",
 ) -> ScipySolver:
     """A minimum of 1/2 |residuals(x, *args)|^2 found by `scipy.optimize.least_squares`.
 
-    `run(init, *args)`, or with `bounds=True` `run(init, theta_f, (lower, upper))` over a box.
+    `run(init, *args)`, or with `bounds=True` `run(init, theta_f, (lower, upper))` over a box. With `loss` and `f_scale`
+    in options the minimum is that of SciPy's robust loss, 1/2 sum_i C^2 rho((r_i / C)^2), and so is the derivative.
 
     Args:
         residuals: function in JAX to a pytree of real arrays.
@@ -192,9 +246,13 @@ def scipy_least_squares(
         tol: SciPy's ftol, xtol and gtol.
         options: further arguments of `scipy.optimize.least_squares`.
         adjoint: how the derivative is computed.
+        on_unconverged: what happens to a result that is no solution; see `scipy_minimize`.
 
     Returns:
         A solver with `run`.
+
+    Raises:
+        ValueError: options with a loss that is no name of SciPy's, or with `jac`, `bounds`, `args` or `kwargs`.
 
     Example:
         >>> import jax, jax.numpy as jnp, implicitdiff as idf
@@ -204,216 +262,50 @@ def scipy_least_squares(
         >>> print(f"{x:.3f}")
         0.700
     """
+    options = minimum.merged({"ftol": tol, "xtol": tol, "gtol": tol, "loss": "linear", "f_scale": 1.0}, options)
+    if taken := sorted({"jac", "bounds", "args", "kwargs", "x0", "fun", "method"} & set(options)):
+        raise ValueError(f"scipy_least_squares: {taken} cannot be in options; see the arguments of run.")
+    loss, C = options.pop("loss"), options.pop("f_scale")
+    if not isinstance(loss, str) or loss not in _LOSSES:
+        raise ValueError(f"scipy_least_squares: loss must be one of {sorted(_LOSSES)}, found {loss!r}.")
 
     def f(x: PyTree, *args: Any) -> Array:
-        return 0.5 * jnp.sum(ravel_pytree(residuals(x, *args))[0] ** 2)
+        r = ravel_pytree(residuals(x, *args))[0]
+        return 0.5 * jnp.sum(r**2) if loss == "linear" else 0.5 * C**2 * jnp.sum(_LOSSES[loss]((r / C) ** 2))
 
-    value, jacobian = _jitted(residuals), _jitted(residuals, jax.jacobian)
+    objective, functions = minimum.Objective(f), minimum.Functions(f)
+    value, jacobian = jitted(residuals), jitted(residuals, jax.jacobian)
 
     def solve(init, *args):
         from scipy.optimize import least_squares
 
-        start, unravel = _flat_start(init)
-        extra = dict(options or {})
-        if bounds:
-            args, box = args[:1], _box(args[1], init)
-            extra["bounds"], start = box, np.clip(start, *box)
-        found = least_squares(
-            lambda x: value(x, unravel, args), start, lambda x: jacobian(x, unravel, args), method=method,
-            ftol=tol, xtol=tol, gtol=tol, **extra,
-        )  # fmt: skip
-        return unravel(found.x), found.nfev, found.success
-
-    return ScipySolver(solve, _minimum(f, bounds), _like_init, adjoint)
-
-
-def _minimum(f: Callable, bounds: bool) -> Callable:
-    return optimality.projected_gradient(f, projection.box) if bounds else optimality.stationary(f)
-
-
-def _objective(f: Callable, method: str) -> Callable[..., dict[str, Any]]:
-    """F with the derivatives that SciPy's method makes use of: it warns of others."""
-    slope, hessian = _jitted(f, jax.value_and_grad), _jitted(f, jax.hessian)
-
-    def arguments(unravel, args) -> dict[str, Any]:
-        if method.lower() in ("nelder-mead", "powell", "cobyla", "cobyqa"):
-            return {"fun": lambda x: slope(x, unravel, args)[0]}
-        result: dict[str, Any] = {"fun": lambda x: slope(x, unravel, args), "jac": True}
-        if method.lower() in ("trust-constr", "newton-cg", "dogleg", "trust-ncg", "trust-krylov", "trust-exact"):
-            result["hess"] = lambda x: hessian(x, unravel, args)
-        return result
-
-    return arguments
-
-
-def _unconstrained(f, method, bounds, tol, options, adjoint) -> ScipySolver:
-    objective = _objective(f, method)
-
-    def solve(init, *args):
-        from scipy.optimize import Bounds, minimize
-
-        start, unravel = _flat_start(init)
-        box = None
-        if bounds:
-            args, box = args[:1], Bounds(*_box(args[1], init))
-        extra = {"maxiter": 10_000, "gtol": tol, "ftol": 0.0} if method == "L-BFGS-B" and options is None else options
-        found = minimize(x0=start, method=method, bounds=box, tol=tol, options=extra, **objective(unravel, args))
-        return unravel(found.x), found.get("nit", found.nfev), found.success
-
-    return ScipySolver(solve, _minimum(f, bounds), _like_init, adjoint)
-
-
-def _constrained(f, method, eq, ineq, tol, options, adjoint) -> ScipySolver:
-    # Multipliers may be zero where a constraint just touches: the product form would be singular there.
-    condition = optimality.kkt(f, eq, ineq, "natural")
-    objective, slope = _objective(f, method), _jitted(f, jax.value_and_grad)
-    given = {name: g for name, g in (("eq", eq), ("ineq", ineq)) if g is not None}
-    sides = {name: (_jitted(g), _jitted(g, jax.jacobian)) for name, g in given.items()}
-    curvatures = {name: _jitted(_weighted(g), jax.hessian) for name, g in given.items()}
-
-    def shape(init, theta_f=None, theta_eq=None, theta_ineq=None):
-        del theta_f
-        nu = None if eq is None else eq(init, theta_eq)
-        return Solution(init, nu, None if ineq is None else ineq(init, theta_ineq))
-
-    @jax.jit
-    def newton(x, args):
-        flat, unravel = ravel_pytree(x)
-        residual = lambda flat: ravel_pytree(condition(unravel(flat), *args))[0]  # noqa: E731
-        return unravel(flat - jnp.linalg.solve(jax.jacobian(residual)(flat), residual(flat))), residual(flat)
-
-    def solve(init, theta_f=None, theta_eq=None, theta_ineq=None):
-        from scipy.optimize import NonlinearConstraint, minimize
-
-        start, unravel = _flat_start(init)
-        thetas = {"eq": (theta_eq,), "ineq": (theta_ineq,)}
-        constraints: list[Any] = []
-        for name, functions in sides.items():
-            value, jacobian = (lambda x, g=g, n=name: g(x, unravel, thetas[n]) for g in functions)
-            if method.lower() == "trust-constr":
-                curvature = lambda x, v, n=name: curvatures[n](x, unravel, (*thetas[n], v))  # noqa: E731
-                low = 0.0 if name == "eq" else -np.inf
-                constraints.append(NonlinearConstraint(value, low, 0.0, jacobian, curvature))
-            else:
-                sign = 1.0 if name == "eq" else -1.0  # SciPy's inequalities are >= 0
-                signed = [lambda x, g=g, s=sign: s * g(x) for g in (value, jacobian)]
-                constraints.append({"type": name, "fun": signed[0], "jac": signed[1]})
-        found = minimize(
-            x0=start, method=method, constraints=constraints, tol=tol,
-            options=options if options is not None else {"maxiter": 1000}, **objective(unravel, (theta_f,)),
-        )  # fmt: skip
-        z = found.x
-        gradient = slope(z, unravel, (theta_f,))[1]
-        multipliers = _multipliers(z, gradient, sides, thetas, unravel)
-        like = shape(unravel(z), theta_f, theta_eq, theta_ineq)
-        nu, lam = (
-            None if part is None else _flat_start(part)[1](multipliers[name])
-            for name, part in (("eq", like.nu), ("ineq", like.lam))
-        )
-        best = Solution(unravel(z), nu, lam)
-        args = theta_f, theta_eq, theta_ineq
-        # Newton steps, as long as they help.
-        polished, residual = newton(best, args)
-        for _ in range(5):
-            following, smaller = newton(polished, args)
-            if not np.linalg.norm(smaller) < np.linalg.norm(residual):
+        box, args = minimum.split_box(args) if bounds else (None, args)
+        start, layout = flat_start(init, args, (residuals,))
+        low, high = flat_box(box, init) if bounds else (-np.inf, np.inf)
+        x, iterations, error, value_there = np.clip(start, low, high), 0, np.inf, np.nan
+        for _ in range(minimum.RUNS):
+            u, v = objective.units(x, layout, args)
+            w = np.sqrt(v)
+            found = least_squares(
+                lambda y, u=u, w=w: value(u * y, layout, args) / w, x / u,
+                lambda y, u=u, w=w: jacobian(u * y, layout, args) * (u / w), (low / u, high / u), method=method,
+                loss=loss, f_scale=C / w, **options,
+            )  # fmt: skip
+            iterations += int(found.nfev)
+            last, x = x, np.clip(found.x * u, low, high)
+            error, value_there = objective.error(x, start, layout, args, low, high)
+            if error <= solved_to(np.float64) or not np.isfinite(error) or not np.any(x != last) or not found.success:
                 break
-            best, polished, residual = polished, following, smaller
-        return best, found.get("nit", found.nfev), found.success
+        if bounds:
+            x, error, value_there = minimum.in_box(
+                functions, objective, x, start, layout, (*args, None, None)[:3], low, high
+            )
+        return layout(x), iterations, error, value_there
 
-    return ScipySolver(solve, condition, shape, adjoint)
-
-
-def _weighted(g: Callable) -> Callable:
-    """v'g(z, theta), whose Hessian in z SciPy's trust-constr asks for."""
-    return lambda z, theta, v: jnp.vdot(v, ravel_pytree(g(z, theta))[0])
-
-
-def _multipliers(z, gradient, sides, thetas, unravel) -> dict[str, np.ndarray]:
-    """Least-squares multipliers: of the equations free, of the active inequalities not negative.
-
-    Interior methods end at some distance from the boundary, so that no threshold tells what is active. Multipliers
-    of all constraints nearby, each made small in proportion to its slack, do: active is what has more of it than slack.
-    """
-    from scipy.optimize import lsq_linear
-
-    size = 1 + np.linalg.norm(z)
-    equations = sides["eq"][1](z, unravel, thetas["eq"]) if "eq" in sides else np.zeros((0, z.size))
-    value, jacobian = np.zeros(0), np.zeros((0, z.size))
-    if "ineq" in sides:
-        value, jacobian = (g(z, unravel, thetas["ineq"]) for g in sides["ineq"])
-    slack, count = np.maximum(-value, 0.0), len(equations)
-
-    def least_squares(chosen, penalty):
-        rows = np.concatenate([equations, jacobian[chosen]])
-        if not len(rows):
-            return np.zeros(0), np.zeros(value.size)
-        penalties = np.diag(np.concatenate([np.zeros(count), penalty[chosen]]))
-        right = np.concatenate([-gradient, np.zeros(len(rows))])
-        low = np.where(np.arange(len(rows)) < count, -np.inf, 0.0)
-        found = lsq_linear(np.concatenate([rows.T, penalties]), right, (low, np.inf), tol=1e-14).x
-        lam = np.zeros(value.size)
-        lam[chosen] = found[count:]
-        return found[:count], lam
-
-    _, first = least_squares(slack < 1e-2 * size, slack / size)
-    nu, lam = least_squares(first > slack, 0 * slack)
-    return {"eq": nu, "ineq": lam}
+    own = minimum.condition(f, None, None, True) if bounds else optimality.stationary(f)
+    return ScipySolver(solve, own, _like_init, adjoint, on_unconverged)
 
 
 def _like_init(init: PyTree, *args: Any) -> PyTree:
     del args
     return init
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """A pytree as one vector; equal for pytrees of equal structure, shapes and dtypes: what takes it compiles once."""
-
-    tree: Any
-    shapes: tuple[tuple[int, ...], ...]
-    dtypes: tuple[Any, ...]
-
-    def __call__(self, flat):
-        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
-        starts = [0, *ends[:-1]]
-        leaves = [
-            flat[a:b].reshape(shape).astype(dtype)
-            for a, b, shape, dtype in zip(starts, ends, self.shapes, self.dtypes, strict=True)
-        ]
-        return jax.tree.unflatten(self.tree, leaves)
-
-
-def _flat_start(init: PyTree) -> tuple[np.ndarray, _Layout]:
-    leaves, tree = jax.tree.flatten(init)
-    layout = _Layout(tree, tuple(np.shape(leaf) for leaf in leaves), tuple(np.dtype(leaf.dtype) for leaf in leaves))
-    return np.concatenate([np.ravel(leaf) for leaf in leaves]).astype(np.float64), layout
-
-
-def _jitted(function: Callable, transform: Callable | None = None) -> Callable:
-    """function(unravel(x), *args) on flat x, perhaps transformed, compiled once; NumPy float64 in and out."""
-
-    @partial(jax.jit, static_argnums=1)
-    def compiled(x, unravel, args):
-        def flat(x):
-            result = function(unravel(x), *args)
-            return result if transform in (jax.value_and_grad, jax.hessian) else ravel_pytree(result)[0]
-
-        return (transform or (lambda g: g))(flat)(x)
-
-    def on_host(x, unravel, args):
-        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), compiled(x, unravel, args))
-
-    return on_host
-
-
-def _box(bounds: tuple[PyTree, PyTree], init: PyTree) -> tuple[np.ndarray, np.ndarray]:
-    """The bounds as flat vectors: each like init, or one number for all."""
-
-    def flat(side: PyTree) -> np.ndarray:
-        if len(jax.tree.leaves(side)) == 1 and np.ndim(jax.tree.leaves(side)[0]) == 0:
-            side = jax.tree.map(lambda _: jax.tree.leaves(side)[0], init)
-        spread = jax.tree.map(lambda b, leaf: np.broadcast_to(np.asarray(b, float), np.shape(leaf)), side, init)
-        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(spread)])
-
-    return flat(bounds[0]), flat(bounds[1])

@@ -139,8 +139,3 @@ def test_constrained_under_jit_and_vmap():
     expected = jax.vmap(jax.jacrev(idf.projection.simplex), (0, None))(c, 1.0)
     np.testing.assert_allclose(got, expected, atol=1e-8)
     np.testing.assert_allclose(jax.vmap(run, (0, None))(c, 1.0), idf.projection.simplex(c, 1.0), atol=1e-8)
-
-
-def test_the_box_may_not_come_with_constraints():
-    with pytest.raises(ValueError, match="inequalities"):
-        solvers.scipy_minimize(ridge, bounds=True, eq=lambda z, _: z)
