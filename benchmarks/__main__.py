@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks [--quick] [--list] [--only NAME ...] [--index] [--out DIR]`."""
+"""The command line: `python -m benchmarks [--quick] [--list] [--only NAME ...] [--pages] [--out DIR]`."""
 
 import argparse
 import ast
@@ -16,7 +16,7 @@ from . import __path__ as here
 from ._harness import reason
 from ._index import write_index
 from ._machine import machine
-from ._pages import content, page, write
+from ._pages import content, page, rewrite, write
 from ._report import Claim
 
 RESULTS = Path(here[0]) / "results"
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="+", choices=found, metavar="NAME", help="run these topics only, and print their pages"
     )
-    parser.add_argument("--index", action="store_true", help="write README.md again from the stored results, and stop")
+    parser.add_argument("--pages", action="store_true", help="write the pages again from the stored results, and stop")
     parser.add_argument("--out", type=Path, help="folder for the results (benchmarks/results, or quick/ in it)")
     options = parser.parse_args()
     out = options.out or (RESULTS / "quick" if options.quick else RESULTS)
@@ -55,7 +55,8 @@ def main() -> int:
         for name, title in found.items():
             print(f"{name:16} {title}")
         return 0
-    if options.index:
+    if options.pages:
+        rewrite(out)
         write_index(out)
         return 0
     claims: list[tuple[str, Claim]] = []

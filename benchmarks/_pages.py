@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from measuring.tables import markdown, pack, save, unpack
+from measuring.tables import load, markdown, pack, save, unpack
 
 from ._plots import figures
 from ._report import Report
@@ -19,14 +19,17 @@ LEGEND = (
 )
 
 
-def content(name: str, title: str, report: Report, where: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What NAME.json holds."""
+def content(
+    name: str, title: str, report: Report, where: dict[str, Any], seconds: float, images: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What NAME.json holds; `images` are the files of the figures."""
     return dict(
         topic=name,
         title=title,
         seconds=round(seconds, 1),
         machine=where,
         claims=[claim.row() for claim in report.claims],
+        figures=list(images),
         tables=[
             dict(title=table.title, note=table.note, on_page=table.on_page, **pack(table.rows))
             for table in report.tables
@@ -34,12 +37,12 @@ def content(name: str, title: str, report: Report, where: dict[str, Any], second
     )
 
 
-def page(topic: dict[str, Any], images: Sequence[str] = ()) -> str:
-    """NAME.md: the targets, the figures in these files, and the tables."""
+def page(topic: dict[str, Any]) -> str:
+    """NAME.md, made from NAME.json: the targets, the figures, and the tables."""
     parts = [f"# {topic['title'].rstrip('.')}", _when(topic)]
     if topic["claims"]:
         parts += ["## Targets", LEGEND, markdown(topic["claims"], digits=DIGITS)]
-    parts += [f"![{_alt(file)}]({file})" for file in images]
+    parts += [f"![{_alt(file)}]({file})" for file in topic["figures"]]
     stored = [table["title"] for table in topic["tables"] if not table["on_page"]]
     if len(stored) < len(topic["tables"]):
         parts.append("## Tables")
@@ -86,9 +89,15 @@ def write(folder: Path, name: str, title: str, report: Report, where: dict[str, 
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{name}-*.png"):  # no name of a topic has a hyphen
         old.unlink()
-    topic = content(name, title, report, where, seconds)
     drawings = {f"{name}-{re.sub(r'[^A-Za-z0-9_]+', '-', part)}.png": draw for part, draw in figures(title, report)}
+    topic = content(name, title, report, where, seconds, list(drawings))
     save(folder / f"{name}.json", topic)
-    (folder / f"{name}.md").write_text(page(topic, list(drawings)), encoding="utf-8")
+    (folder / f"{name}.md").write_text(page(topic), encoding="utf-8")
     for file, draw in drawings.items():
         draw(folder / file)
+
+
+def rewrite(folder: Path) -> None:
+    """Write the pages again from the JSON files."""
+    for path in folder.glob("*.json"):
+        path.with_suffix(".md").write_text(page(load(path)), encoding="utf-8")

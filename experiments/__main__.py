@@ -1,4 +1,4 @@
-"""`python -m experiments NAME`: run an experiment, or `report` to gather the results of all."""
+"""`python -m experiments NAME`: run an experiment, or gather the results of all (`report`, `pages`)."""
 
 import argparse
 import importlib
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from ._page import rewrite
 from ._report import report
 from ._results import Results
 
@@ -27,7 +28,9 @@ EXPERIMENTS = {
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
-    parser.add_argument("name", nargs="?", choices=[*EXPERIMENTS, "all", "report"], metavar="NAME", help="see --list")
+    parser.add_argument(
+        "name", nargs="?", choices=[*EXPERIMENTS, "all", "report", "pages"], metavar="NAME", help="see --list"
+    )
     parser.add_argument("--list", action="store_true", help="show the experiments")
     parser.add_argument("--quick", action="store_true", help="small sizes, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for results (default: results)")
@@ -36,10 +39,15 @@ def main(argv: list[str] | None = None) -> None:
     if options.list or options.name is None:
         for name, what in EXPERIMENTS.items():
             print(f"{name:<16} {what}")
-        print(f"{'all':<16} all of these\n{'report':<16} one HTML page of their results")
+        print(f"{'all':<16} all of these")
+        print(f"{'report':<16} make one HTML page of the results in a folder")
+        print(f"{'pages':<16} write the pages of the results in a folder again, from their JSON files")
         return
     if options.name == "report":
         print(f"report in {report(options.out)}")
+        return
+    if options.name == "pages":
+        rewrite(options.out)
         return
     jax.config.update("jax_enable_x64", True)
     for name in EXPERIMENTS if options.name == "all" else [options.name]:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from measuring.tables import markdown, unpack
+from measuring.tables import load, markdown, unpack
 
 DISCUSSION = re.compile(r"^## Discussion\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
@@ -22,12 +22,17 @@ def about(name: str) -> tuple[str, str]:
     return title.rstrip("."), rest.strip()
 
 
-def write_page(path: Path, record: dict[str, Any]) -> None:
-    """Write the page; the discussion of a page that is there already is kept."""
+def write_page(path: Path, record: dict[str, Any]) -> bool:
+    """Write the page, and keep the discussion of a page that is there already; returns whether there was one."""
     kept = DISCUSSION.search(path.read_text(encoding="utf-8")) if path.exists() else None
-    if kept:
-        print(f"The discussion in {path.name} is that of earlier results: read it again.")
     path.write_text(page(record, kept[0] if kept else ""), encoding="utf-8")
+    return kept is not None
+
+
+def rewrite(folder: Path) -> None:
+    """Write the pages again from the JSON files, with their discussions."""
+    for path in folder.glob("*.json"):
+        write_page(path.with_suffix(".md"), load(path))
 
 
 def page(record: dict[str, Any], discussion: str = "") -> str:
@@ -37,6 +42,7 @@ def page(record: dict[str, Any], discussion: str = "") -> str:
     parts = [f"# `{name}`: {title}", text, measured(record), "## Claims"]
     parts += ["\n".join(f"- **{claim['status']}**: {claim['claim']} {claim['found']}" for claim in record["claims"])]
     parts += [discussion.strip()]
+    parts += ["## Figures"] if record["figures"] else []
     parts += [f"![{figure.replace('_', ' ')}]({name}-{figure}.png)" for figure in record["figures"]]
     tables = [_table(*item) for item in record["tables"].items() if item[1]["shown"] != []]
     parts += ["## Tables", *tables] if tables else []

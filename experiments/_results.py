@@ -88,4 +88,5 @@ class Results:
             tables=self.tables,
         )
         save(self.path, record)
-        write_page(self.folder / f"{self.name}.md", record)
+        if write_page(self.path.with_suffix(".md"), record):
+            print(f"{self.name}.md has kept the discussion of earlier results: read it again.")

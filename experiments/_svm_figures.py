@@ -26,7 +26,9 @@ def draw_runtime(rows: list[dict]) -> plt.Figure:
             ends = [[row[f"ratio {kind} {end} %"] for row in run] for end in (5, 95)]
             right.fill_between(p, *ends, color=COLOURS["unrolled"], alpha=0.15, lw=0)
     right.axhline(1, color="black", lw=0.8)
-    left.set(xlabel="features p", ylabel="seconds for an outer iteration", title="projected gradient, its own condition")
+    left.set(
+        xlabel="features p", ylabel="seconds for an outer iteration", title="projected gradient, its own condition"
+    )
     right.set(xlabel="features p", ylabel="unrolled / implicit", title="ratio, 5 to 95 %", ylim=(0, None))
     left.legend(frameon=False)
     return figure

@@ -143,11 +143,11 @@ def test_page(tmp_path, capsys):
     assert "has all numbers, and the tables long." in page
     assert "### long" not in page
     discussion = "## Discussion\n\nRead by hand.\n\n"
-    path.write_text(page.replace("![line]", discussion + "![line]"))
+    path.write_text(page.replace("## Figures", discussion + "## Figures"))
     leave(tmp_path, "guarantees")
     assert "read it again" in capsys.readouterr().out
     page = path.read_text()
-    assert discussion in page
+    assert page.count(discussion) == page.count("![line]") == 1
     assert page.index("reproduced") < page.index("Discussion") < page.index("![line]") < page.index("## Tables")
 
 
