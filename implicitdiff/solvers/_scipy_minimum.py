@@ -10,7 +10,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from ..optimality._condition import Condition, name_of
+from .._program import name_of
+from ..optimality._condition import Condition
 from ..optimality.kkt import complementarity_margin, inner
 from ..optimality.stationary import gradient
 from ._active_set import Found, Local, Program
