@@ -22,6 +22,7 @@ def test_experiment(path):
     assert page == experiment_page(record, discussion[0]), "python -m experiments pages --out docs/results"
     for figure in record["figures"]:
         assert (path.parent / f"{path.stem}-{figure}.png").is_file()
+        assert page.count(f"({path.stem}-{figure}.png)") == 1
     for table in record["tables"].values():
         assert set(table["shown"] or ()) <= set(table["columns"])
         assert unpack(table)
