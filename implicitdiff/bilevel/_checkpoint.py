@@ -60,6 +60,6 @@ class Checkpoint(NamedTuple):
             rows = [tuple(row) for row in file["rows"].tolist()]
         if [(leaf.shape, leaf.dtype) for leaf in leaves] != [(s.shape, s.dtype) for s in shapes]:
             raise ValueError(
-                f"The checkpoint {self.path} is of another problem or another optimizer; remove it to start anew."
+                f"The checkpoint {self.path} is of another problem or another optimizer; remove it to start again."
             )
         return jax.tree.unflatten(tree, [jnp.asarray(leaf) for leaf in leaves]), rows

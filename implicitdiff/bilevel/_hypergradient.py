@@ -15,7 +15,7 @@ from .._varying import scan
 from ..certify._linearised import Linearised
 from ..optimality._condition import Condition
 
-# Relative residuals of the linear solves: for the step that tells the distance to the solution, and for the adjoints.
+# Relative residuals of the linear solves for the step that measures the distance to the solution, and for the adjoints.
 STEP_RTOL = 1e-3
 ADJOINT_RTOL = 1e-6
 
@@ -26,12 +26,12 @@ class Hypergradient(NamedTuple):
     Attributes:
         loss: outer(theta, x*), to second order in the error of x.
         loss_error: estimate of its error.
-        gradient: of the same, flat.
-        gradient_error: estimate of the norm of its error.
+        gradient: its gradient, as a vector.
+        gradient_error: estimate of the norm of the error of the gradient.
         x: the inner solution after one Newton step.
         adjoint: u = A'^-1 grad_x outer.
         residual: ||F(x, theta)||.
-        linear_iterations: products with A; n for each matrix that was formed.
+        linear_iterations: number of products with A; n for each matrix that was formed.
         sound: whether the linear solves succeeded.
     """
 
@@ -49,11 +49,11 @@ class Hypergradient(NamedTuple):
 def hypergradient(
     outer: Callable, F: Condition, theta_of: Callable, adjoint: Implicit, eta: Array, x: PyTree, u: Array
 ) -> Hypergradient:
-    """Evaluate at theta = theta_of(eta), x near the inner solution, u near the adjoint one: both are warm starts.
+    """Evaluate at theta = theta_of(eta), from warm starts x near the inner solution and u near the adjoint one.
 
-    One Newton step d = A^-1 F on x, then value and gradient at x - d. Those at x differ from them by about their own
-    error, and what the step leaves of the residual is what it leaves of the error. Both points are taken by the same
-    loop, for F, outer and two linear solves are most of what a user waits for the compiler for.
+    Loss and gradient are evaluated at x and, after one Newton step d = A^-1 F, at x - d. The difference is about the
+    error of those at x, and the factor by which the step reduces the residual is that by which it reduces the error.
+    One loop evaluates both points, because F, outer and two linear solves take most of the compilation time.
     """
     condition = F.after(lambda eta: (theta_of(eta),))
     here = Linearised.of(condition, x, (eta,), dataclasses.replace(adjoint, on_failure="ignore"))
@@ -63,7 +63,7 @@ def hypergradient(
         return outer(theta_of(eta), here.like_x(x))
 
     def solve(at: Linearised, b: Array, goal: Array, transpose: bool) -> tuple[Array, Array, Array]:
-        """Solve to ||residual|| <= goal, where the user left the choice of the solver to us."""
+        """Solve to ||residual|| <= goal, if the user has not chosen the linear solver."""
         product, options = at.adjoint.system(at.program, at.x, at.theta)
         if options.solver is None and options.rtol is None:
             options = options._replace(rtol=0.0, atol=goal)
@@ -75,7 +75,7 @@ def hypergradient(
         position, u = carry
         at = here.at(position)
         residual = at.value()
-        # The second point makes no step: a right-hand side of 0 takes no iterations.
+        # There is no step at the second point: its right-hand side is 0, which takes no iterations.
         b = jnp.where(first, residual, 0)
         step, forward, stepped = solve(at, b, STEP_RTOL * norm(b), False)
         loss, (direct, c) = jax.value_and_grad(outer_flat, argnums=(0, 1))(eta, position)
@@ -87,8 +87,8 @@ def hypergradient(
 
     _, found = scan(evaluate, (here.position(), u), jnp.array([True, False]))
     positions, adjoints, losses, gradients, residuals, steps, sound = found
-    # What the step leaves of the distance to the solution, and so of the errors that the distance makes. Where it is no
-    # improvement, as across a kink, x is the better point, and its errors are as large as the step makes them look.
+    # The factor by which the step reduces the distance to the solution, and with it the errors. If the step is no
+    # improvement, as across a kink, x is the better point, and its errors are as large as the change by the step.
     left = residuals[1] / jnp.where(residuals[0] > 0, residuals[0], 1.0)
     better = left <= 1.0
     left = jnp.where(better, left, 1.0)
