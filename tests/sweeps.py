@@ -5,6 +5,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
 
 LANES = 8
 UNITS = {np.float64: [1, 1e-12, 1e-9, 1e-6, 1e6, 1e9, 1e12, 1], np.float32: [1, 1e-6, 1e-4, 1e-2, 1e2, 1e4, 1e6, 1]}
@@ -78,6 +80,48 @@ def check_half_precision(f, v, theta):
     assert x.dtype == gradient.dtype == jnp.bfloat16
     eps = float(jnp.finfo(jnp.bfloat16).eps)
     np.testing.assert_allclose(np.asarray(x, float), f(half.astype(np.float32), theta), rtol=eps, atol=1e-2 * eps)
+
+
+def check_loops(f, v, theta):
+    """Second derivatives inside of loops, where JAX partially evaluates, are those outside, in all four orders."""
+    z, unravel = ravel_pytree((jnp.asarray(v), jax.tree.map(lambda t: jnp.asarray(t, float), theta)))
+    u, weights = np.random.default_rng(0).normal(size=(2, z.size))
+
+    def cubic(z):
+        x = jnp.ravel(f(*unravel(z)))
+        return jnp.sum(weights[: x.size] * x**3) + jnp.sum(x) ** 2
+
+    def scanned(z):
+        return lax.scan(lambda z, _: (z, cubic(z)), z, None, length=1)[1][0]
+
+    def mapped(g):
+        return lambda z: lax.map(g, z[None])[0]
+
+    def forward_over_reverse(g, z):
+        return jax.jvp(jax.grad(g), (z,), (u,))[1]
+
+    def reverse_over_reverse(g, z):
+        return jax.grad(lambda z: jax.grad(g)(z) @ u)(z)
+
+    def reverse_over_forward(g, z):
+        return jax.grad(lambda z: jax.jvp(g, (z,), (u,))[1])(z)
+
+    def forward_over_forward(g, z):
+        along = jax.vmap(lambda e: jax.jvp(lambda z: jax.jvp(g, (z,), (u,))[1], (z,), (e,))[1])
+        return along(jnp.eye(z.size))
+
+    reverse = (forward_over_reverse, reverse_over_reverse)
+    both = (*reverse, reverse_over_forward, forward_over_forward)
+
+    @jax.jit
+    def products(z):
+        looped = [order(loop, z) for loop in (scanned, mapped(cubic)) for order in reverse]
+        return forward_over_forward(cubic, z), looped + [order(mapped(scanned), z) for order in both]
+
+    expected, found = products(z)
+    assert np.linalg.norm(expected) > 0 or not np.any(f(v, theta))
+    for product in found:
+        np.testing.assert_allclose(product, expected, atol=1e-9 * (1 + np.max(abs(expected))))
 
 
 class Compilations:

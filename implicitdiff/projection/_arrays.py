@@ -1,6 +1,7 @@
 """What all projections share: dtypes, the checks of their arguments, and scaling against overflow."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import Any, ParamSpec
 
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
+
+from .._rule import ruled
 
 Parameters = ParamSpec("Parameters")
 
@@ -142,24 +145,30 @@ def magnitude(v: Array, axis: int | tuple[int, ...] = -1) -> Array:
     return jnp.where((largest > 0) & jnp.isfinite(largest), jnp.maximum(power, jnp.finfo(v.dtype).tiny), 1.0)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def homogeneous(f: Callable[..., Array], v: Float[Array, "... n"], *parameters: Array) -> Float[Array, "... n"]:
     """f(v, *parameters), for an f with f(cv) = c f(v) for all c > 0, evaluated at entries of order one.
 
     The derivative in v is that of f there: scaled forth and back, it would have products of large numbers on the way.
     """
-    size = magnitude(v)
-    return size * f(v / size, *parameters)
+    fixed, *fixed_parameters = lax.stop_gradient((v, *parameters))
+    size = magnitude(fixed)
+    (x,) = ruled(_OfOrderOne(f), [size * f(fixed / size, *fixed_parameters)], v, *parameters)
+    return x
 
 
-@homogeneous.defjvp
-def _homogeneous_jvp(f, primals, tangents):
-    (v, *parameters), (v_dot, *parameters_dot) = primals, tangents
-    size = magnitude(v)
-    u_dot = jax.jvp(lambda u: f(u, *parameters), (v / size,), (v_dot,))[1]
-    if parameters:
-        u_dot += size * jax.jvp(partial(f, v / size), parameters, parameters_dot)[1]
-    return homogeneous(f, v, *parameters), u_dot
+@dataclasses.dataclass(frozen=True)
+class _OfOrderOne:
+    """The derivative of `homogeneous`."""
+
+    f: Callable[..., Array]
+
+    def __call__(self, x: Sequence[Array], theta: Sequence[Array], theta_dot: Sequence[Array]) -> list[Array]:
+        (v, *parameters), (v_dot, *parameters_dot) = theta, theta_dot
+        size = magnitude(v)
+        u_dot = jax.jvp(lambda u: self.f(u, *parameters), (v / size,), (v_dot,))[1]
+        if parameters:
+            u_dot += size * jax.jvp(partial(self.f, v / size), parameters, parameters_dot)[1]
+        return [u_dot]
 
 
 def norm_and_direction(w: Array, axis: int | tuple[int, ...] = -1) -> tuple[Array, Array]:

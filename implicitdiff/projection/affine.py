@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from .._precision import full_precision
+from .._rule import ruled
 from ._arrays import check, floating, guarded, half_as_single, like, magnitude, per_vector, sound
 
 
@@ -107,7 +108,7 @@ def affine_set(
     # An equation times a number is the same equation.
     size = magnitude(A)
     A, b = A / size, b / size[:, 0]
-    inverse = jnp.linalg.pinv(A)
+    inverse = pseudo_inverse(A)
     solution = project_affine(jnp.zeros_like(b, shape=(*b.shape[:-1], v.shape[-1])), b, A, inverse)
     factor = check(
         lambda residual, terms: (residual <= terms * jnp.finfo(v.dtype).eps ** 0.5).all(-1)[..., None],
@@ -117,6 +118,21 @@ def affine_set(
         lax.stop_gradient(jnp.abs(solution) @ jnp.abs(A).T + jnp.abs(b)),
     )
     return guarded(partial(project_affine, A=A, inverse=inverse), sound(v) * factor, v, b)
+
+
+def pseudo_inverse(A: Float[Array, "... m n"]) -> Float[Array, "... n m"]:
+    """A^+; derivatives along changes of A that keep the rank."""
+    return ruled(_pseudo_inverse_tangent, [jnp.linalg.pinv(lax.stop_gradient(A))], A)[0]
+
+
+@full_precision
+def _pseudo_inverse_tangent(x, theta, theta_dot):
+    (X,), (A,), (A_dot,) = x, theta, theta_dot
+    m, n = A.shape[-2:]
+    Xt, At_dot = jnp.swapaxes(X, -1, -2), jnp.swapaxes(A_dot, -1, -2)
+    of_rows = (jnp.eye(n, dtype=A.dtype) - X @ A) @ At_dot @ (Xt @ X)
+    of_columns = (X @ Xt) @ At_dot @ (jnp.eye(m, dtype=A.dtype) - A @ X)
+    return [of_rows + of_columns - X @ A_dot @ X]
 
 
 @full_precision

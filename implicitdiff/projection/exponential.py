@@ -5,8 +5,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
+from .._rule import ruled
 from ._arrays import floating, guarded, half_as_single, homogeneous, no_parameters, sound
 from ._curved_cone import Ray, increasing_root, move, ray, select, slide, stack
 from .duality import dual
@@ -59,19 +61,22 @@ def _exponential(v: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
     return select(inside, v, select(polar, jnp.zeros_like(v), select(flat, face, surface)))
 
 
-@jax.custom_jvp
 def _surface(v: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
-    return _ray(_parameter(v), v).point
+    (u,) = ruled(_slide, [_parameter(lax.stop_gradient(v))], v)
+    (x,) = ruled(_move, [_ray(u, v).point], v, u)
+    return x
 
 
-@_surface.defjvp
-def _surface_jvp(primals, tangents):
-    (v,), (v_dot,) = primals, tangents
-    ray = _ray(_parameter(v), v)  # one search for the root serves value and derivative
-    return ray.point, move(ray, v_dot)
+def _move(x, theta, theta_dot):
+    v, u = theta
+    return [move(_ray(u, v), theta_dot[0])]
 
 
-@jax.custom_jvp
+def _slide(x, theta, theta_dot):
+    (u,), (v,), (v_dot,) = x, theta, theta_dot
+    return [slide(_ray(u, v), v_dot)]
+
+
 def _parameter(v: Float[Array, "... 3"]) -> Float[Array, "..."]:
     """The u of the projection's ray: the root of s exp(u) - m exp(-u) - z."""
     x, y, z = jnp.moveaxis(v, -1, 0)
@@ -95,13 +100,6 @@ def _parameter(v: Float[Array, "... 3"]) -> Float[Array, "..."]:
     low = jnp.clip(jnp.maximum(low, jnp.minimum(-exponents, high - 1)), -largest, largest)
     high = jnp.clip(jnp.minimum(high, jnp.maximum(exponents, low + 1)), -largest, largest)
     return increasing_root(residual, low, high)
-
-
-@_parameter.defjvp
-def _parameter_jvp(primals, tangents):
-    (v,), (v_dot,) = primals, tangents
-    u = _parameter(v)
-    return u, slide(_ray(u, v), v_dot)
 
 
 def _ray(u: Float[Array, "..."], v: Float[Array, "... 3"]) -> Ray:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from .._precision import full_precision
 from .._varying import while_loop
 from ._arrays import check, floating, guarded, half_as_single, like, sound, with_value
-from .affine import project_affine
+from .affine import project_affine, pseudo_inverse
 
 Constraints = tuple[
     Float[Array, "p n"] | None, Float[Array, "... p"] | None, Float[Array, "m n"] | None, Float[Array, "... m"] | None
@@ -107,7 +107,7 @@ def _project(v: Array, A: Array, b: Array, G: Array, h: Array, factor: Array) ->
 def _onto_active(active: Array, v: Array, A: Array, b: Array, G: Array, h: Array) -> Array:
     rows = jnp.concatenate([A, jnp.where(active[:, None], G, 0.0)])
     sides = jnp.concatenate([b, jnp.where(active, h, 0.0)])
-    return project_affine(v, sides, rows, jnp.linalg.pinv(rows))
+    return project_affine(v, sides, rows, pseudo_inverse(rows))
 
 
 def _solve(v: Array, A: Array, b: Array, G: Array, h: Array) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
+from .._rule import ruled
 from ._arrays import check, floating, guarded, half_as_single, homogeneous, like, sound
 from ._curved_cone import Ray, increasing_root, move, ray, select, slide, stack
 from .duality import dual
@@ -76,21 +77,26 @@ def _mean(x: Array, y: Array, alpha: Array) -> Array:
     return jnp.maximum(x, 0.0) ** alpha * jnp.maximum(y, 0.0) ** (1 - alpha)
 
 
-@jax.custom_jvp
 def _surface(v: Float[Array, "... 3"], alpha: Float[Array, "..."]) -> Float[Array, "... 3"]:
-    return _ray(_parameter(v, alpha), v, alpha)[0].point
+    (u,) = ruled(_slide, [_parameter(*lax.stop_gradient((v, alpha)))], v, alpha)
+    (x,) = ruled(_move, [_ray(u, v, alpha)[0].point], v, alpha, u)
+    return x
 
 
-@_surface.defjvp
-def _surface_jvp(primals, tangents):
-    (v, alpha), (v_dot, alpha_dot) = primals, tangents
-    ray, q_alpha, d_alpha = _ray(_parameter(v, alpha), v, alpha)
+def _move(x, theta, theta_dot):
+    (v, alpha, u), (v_dot, alpha_dot, _) = theta, theta_dot
+    ray, q_alpha, d_alpha = _ray(u, v, alpha)
     # v = s q + m d, in which alpha moves q and d as well.
     q_dot, d_dot = alpha_dot[..., None] * q_alpha, alpha_dot[..., None] * d_alpha
-    return ray.point, move(ray, v_dot - q_dot - d_dot) + q_dot
+    return [move(ray, v_dot - q_dot - d_dot) + q_dot]
 
 
-@jax.custom_jvp
+def _slide(x, theta, theta_dot):
+    (u,), (v, alpha), (v_dot, alpha_dot) = x, theta, theta_dot
+    ray, q_alpha, d_alpha = _ray(u, v, alpha)
+    return [slide(ray, v_dot - alpha_dot[..., None] * (q_alpha + d_alpha))]
+
+
 def _parameter(v: Float[Array, "... 3"], alpha: Float[Array, "..."]) -> Float[Array, "..."]:
     """The u of the projection's ray: where m from the first and from the second equation of v = s q + m d agree."""
     x, y, z = jnp.moveaxis(v, -1, 0)
@@ -130,14 +136,6 @@ def _parameter(v: Float[Array, "... 3"], alpha: Float[Array, "..."]) -> Float[Ar
     low = jnp.where(low > -jnp.inf, low, jnp.minimum(high, 0.0) - width)
     high = jnp.where(high < jnp.inf, high, jnp.maximum(low, 0.0) + width)
     return increasing_root(residual, low, high)
-
-
-@_parameter.defjvp
-def _parameter_jvp(primals, tangents):
-    (v, alpha), (v_dot, alpha_dot) = primals, tangents
-    u = _parameter(v, alpha)
-    ray, q_alpha, d_alpha = _ray(u, v, alpha)
-    return u, slide(ray, v_dot - alpha_dot[..., None] * (q_alpha + d_alpha))
 
 
 def _ray(u: Array, v: Array, alpha: Array) -> tuple[Ray, Array, Array]:

@@ -6,6 +6,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._precision import full_precision
+from .._rule import ruled
 from ._arrays import floating, guarded, half_as_single, no_parameters, sound
 
 
@@ -58,32 +59,27 @@ def _symmetric(V: Array) -> Array:
 # when X is differentiated again, is said with increments of P and A: their value is 0, their derivative is not.
 
 
-@jax.custom_jvp
 @full_precision
 def _semidefinite(S: Array, values: Array, Q: Array) -> Array:
     """The projection of S = Q diag(values) Q'."""
-    del S
-    return _symmetric((Q * jnp.maximum(values, 0.0)[..., None, :]) @ jnp.swapaxes(Q, -1, -2))
+    P = _symmetric((Q * jnp.maximum(values, 0.0)[..., None, :]) @ jnp.swapaxes(Q, -1, -2))
+    return ruled(_projection_tangent, [P], S, values, Q)[0]
 
 
-@_semidefinite.defjvp
-def _semidefinite_jvp(primals, tangents):
-    S, values, Q = primals
-    return _semidefinite(S, values, Q), _derivative(S, tangents[0], values, Q)
+def _projection_tangent(x, theta, theta_dot):
+    S, values, Q = theta
+    return [_derivative(S, theta_dot[0], values, Q)]
 
 
-@jax.custom_jvp
-def _increments(S: Array, values: Array, Q: Array) -> tuple[Array, Array]:
+def _increments(S: Array, values: Array, Q: Array) -> list[Array]:
     """P(T) - P(S) and |T| - |S| at T = S: zero, with the derivative in T."""
-    return jnp.zeros_like(S), jnp.zeros_like(S)
+    return ruled(_increments_tangent, [jnp.zeros_like(S)] * 2, S, values, Q)
 
 
-@_increments.defjvp
-def _increments_jvp(primals, tangents):
-    S, values, Q = primals
-    E = tangents[0]
+def _increments_tangent(x, theta, theta_dot):
+    (S, values, Q), (E, *_) = theta, theta_dot
     X = _derivative(S, E, values, Q)
-    return _increments(S, values, Q), (X, 2 * X - E)
+    return [X, 2 * X - E]
 
 
 @full_precision

@@ -6,6 +6,7 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from .._precision import full_precision
+from .._rule import ruled
 from ..projection._arrays import magnitude
 from ..projection.semidefinite import _semidefinite
 from ._leaves import leafwise
@@ -53,22 +54,19 @@ def _nuclear_norm(V: Array, weight: Array, scaling: Array) -> Array:
 # V is m x n with m >= n from here on, and t broadcasts against it.
 
 
-@jax.custom_jvp
 @full_precision
 def _threshold(V: Array, t: Array) -> Array:
     U, s, W = _svd(V)
-    return jnp.where(t == 0, V, (U * jnp.where(s <= t, 0.0, s - t)) @ _t(W))
+    X = jnp.where(t == 0, V, (U * jnp.where(s <= t, 0.0, s - t)) @ _t(W))
+    return ruled(_threshold_tangent, [X], V, t, U, s, W)[0]
 
 
-@_threshold.defjvp
 @full_precision
-def _threshold_jvp(primals, tangents):
-    V, t = primals
-    V_dot, t_dot = tangents
-    U, s, W = _svd(V)
-    _, moved = jax.jvp(lambda V, t: _smoothly(V, t, U, s, W), primals, tangents)
+def _threshold_tangent(x, theta, theta_dot):
+    (V, t, U, s, W), (V_dot, t_dot, *_) = theta, theta_dot
+    _, moved = jax.jvp(lambda V, t: _smoothly(V, t, U, s, W), (V, t), (V_dot, t_dot))
     at_zero = V_dot - t_dot * ((U * (s > 0)) @ _t(W))
-    return _threshold(V, t), jnp.where(t == 0, at_zero, moved)
+    return [jnp.where(t == 0, at_zero, moved)]
 
 
 @full_precision
@@ -94,21 +92,17 @@ def _smoothly(V: Array, t: Array, U: Array, s: Array, W: Array) -> Array:
     return (VW - t * (VW @ R_inverse)) @ _t(W)
 
 
-@jax.custom_jvp
-@full_precision
 def _square_root(S: Array, r: Array) -> Array:
     """The square root of S, which is diag(r^2)."""
-    return jnp.eye(S.shape[-1], dtype=S.dtype) * r
+    return ruled(_square_root_tangent, [jnp.eye(S.shape[-1], dtype=S.dtype) * r], S, r)[0]
 
 
-@_square_root.defjvp
 @full_precision
-def _square_root_jvp(primals, tangents):
-    S, r = primals
-    R = _square_root(S, r)
+def _square_root_tangent(x, theta, theta_dot):
+    (R,), (_, r) = x, theta
     # RR = S gives R R_dot + R_dot R = S_dot.
-    R_dot = lax.custom_linear_solve(lambda Y: R @ Y + Y @ R, tangents[0], lambda _, B: B / (_t(r) + r), symmetric=True)
-    return R, R_dot
+    R_dot = lax.custom_linear_solve(lambda Y: R @ Y + Y @ R, theta_dot[0], lambda _, B: B / (_t(r) + r), symmetric=True)
+    return [R_dot]
 
 
 def _svd(V: Array) -> tuple[Array, Array, Array]:

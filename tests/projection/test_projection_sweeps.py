@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from projection_cases import CASES, WEIGHTS, A, B, G, H
-from sweeps import COMPILATIONS, check_compiles_once, check_half_precision, check_not_finite, check_units
+from sweeps import COMPILATIONS, check_compiles_once, check_half_precision, check_loops, check_not_finite, check_units
 
 from implicitdiff import projection
 
@@ -47,6 +47,13 @@ def test_units_do_not_matter(name):
 def test_not_finite(name):
     case = CASES[name]
     check_not_finite(case.project, point(name), case.theta, name in SEPARABLE)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if name not in ("product", "product_dual", "exponential_dual", "power_dual")]
+)
+def test_second_derivatives_in_loops(name):
+    check_loops(CASES[name].project, 0.5 * point(name, 4), CASES[name].theta)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from prox_cases import CASES
-from sweeps import check_compiles_once, check_half_precision, check_not_finite, check_units
+from sweeps import check_compiles_once, check_half_precision, check_loops, check_not_finite, check_units
 
 COUPLED = ("total_variation", "nuclear_norm")
 INDIFFERENT = ("none",)  # to its parameters
@@ -48,6 +48,11 @@ def test_units_of_scaling_and_weight_cancel(name):
 def test_not_finite(name):
     case = CASES[name]
     check_not_finite(case.prox, point(name), case.theta, name not in COUPLED, name in INDIFFERENT)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_second_derivatives_in_loops(name):
+    check_loops(CASES[name].prox, point(name, 4), CASES[name].theta)
 
 
 @pytest.mark.parametrize("name", CASES)
