@@ -15,6 +15,8 @@ from jax.extend import core as jex
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
+from ._varying import axes_of, varying
+
 ruled_p = jex.Primitive("ruled")
 ruled_p.multiple_results = True
 
@@ -29,7 +31,8 @@ def ruled(tangent: Callable[..., Sequence[Array]], x: Sequence[Array], *theta: A
         x: the values, which have no derivative themselves.
         *theta: what they depend on, and what else the rule needs.
     """
-    return ruled_p.bind(*lax.stop_gradient(tuple(x)), *theta, tangent=tangent, values=len(x))
+    x = varying(lax.stop_gradient(tuple(x)), axes_of(theta))
+    return ruled_p.bind(*x, *theta, tangent=tangent, values=len(x))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from jaxtyping import Array, PyTree
 
 from .._precision import full_precision
 from .._rule import ruled
+from .._varying import axes_of, varying
 from ..projection._arrays import magnitude
 from ..projection.semidefinite import _semidefinite
 from ._leaves import leafwise
@@ -80,7 +81,7 @@ def _smoothly(V: Array, t: Array, U: Array, s: Array, W: Array) -> Array:
     In the basis W, which stays fixed, all of them are diagonal here, and are written as such: not as products, which
     would drown small singular values in the rounding errors of large ones.
     """
-    identity = jnp.eye(V.shape[-1], dtype=V.dtype)
+    identity = varying(jnp.eye(V.shape[-1], dtype=V.dtype), axes_of(V))
     VW = U * s + (V - lax.stop_gradient(V)) @ W
     r = jnp.maximum(s, lax.stop_gradient(t))
     r = jnp.where(r == 0, 1.0, r)
