@@ -1,17 +1,18 @@
 """Decorators that give a solver the derivative of what it solves."""
 
 import functools
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import PyTree
 
 from ._adjoint import Adjoint, Unrolled
-from ._program import name_of
+from ._arguments import Arguments
+from ._program import CONCRETE_NEEDED, name_of
 from ._root import FixedPointResidual, attach
 
 
@@ -25,8 +26,9 @@ def custom_root(
     kwargs and in the arrays that F closes over is that of the root of F. It is zero in init, and in aux.
 
     Args:
-        F: the conditions, written in JAX, called as F(x, *args, **kwargs) with what the solver got after init. Names
-            that both have must stand at the same places.
+        F: the conditions, written in JAX, called as F(x, *args, **kwargs) with what the solver got after init, its
+            defaults included. An argument goes to the one of the same name, by keyword where one of the two is
+            keyword-only; other names are matched by their places. A default that F does not take is left out.
         has_aux: the solver returns (x, aux). Aux may be anything; its derivative is zero, whatever it depends on.
         adjoint: how the derivative is computed, `Implicit()` by default; `Unrolled()` differentiates the solver.
         has_init: False for a `solver(*args, **kwargs)` without a starting point.
@@ -35,8 +37,9 @@ def custom_root(
         A decorator. A method can be decorated: F does not receive self.
 
     Raises:
-        TypeError: at decoration, when the solver and F name the same arguments in another order or with other
-            defaults; at the call, when what the solver returns does not fit F.
+        TypeError: at decoration, when the names of arguments show that init or x is not first, or that the solver and
+            F take the same arguments in another order; at the call, when F does not take what the solver was given,
+            or what the solver returns does not fit F.
 
     Source: Blondel et al., "Efficient and Modular Implicit Differentiation", NeurIPS 2022, section 2.2.
 
@@ -51,7 +54,8 @@ def custom_root(
         >>> print(jax.jacobian(solver, argnums=1)(None, 1.0, A, b))
         [-0.25 -0.08]
     """
-    return lambda solver: DifferentiableSolver(solver, F, has_aux, adjoint, has_init)
+    check_condition(F, "custom_root(F)", has_aux)
+    return decorator(F, has_aux, adjoint, has_init)
 
 
 def custom_fixed_point(
@@ -85,7 +89,35 @@ def custom_fixed_point(
         >>> float(jax.grad(heron, argnums=1)(1.0, 4.0))
         0.25
     """
-    return lambda solver: DifferentiableSolver(solver, FixedPointResidual(T), has_aux, adjoint, has_init)
+    check_condition(T, "custom_fixed_point(T)", has_aux)
+    return decorator(FixedPointResidual(T), has_aux, adjoint, has_init)
+
+
+def check_condition(F: Callable, use: str, has_aux: bool) -> None:
+    """Raise TypeError where the arguments of a decorator are none."""
+    if not callable(F):
+        raise TypeError(f"{use} decorates a solver with its conditions, a callable; found {type(F).__name__}.")
+    if not isinstance(has_aux, bool | np.bool_):
+        raise TypeError(f"has_aux must be True or False, found {type(has_aux).__name__}: give adjoint by keyword.")
+
+
+def decorator(
+    F: Callable, has_aux: bool, adjoint: Adjoint | None, has_init: bool
+) -> Callable[[Callable], "DifferentiableSolver"]:
+    """What `custom_root` and `custom_fixed_point` return."""
+
+    def decorate(*solver: Any, **kwargs: Any) -> DifferentiableSolver:
+        descriptor = len(solver) == 1 and (callable(solver[0]) or isinstance(solver[0], classmethod))
+        if kwargs or not descriptor:
+            found = [type(value).__name__ for value in (*solver, *kwargs.values())]
+            raise TypeError(
+                f"A decorator made with the condition {name_of(F)} was called with ({', '.join(found)}), where it "
+                f"takes a solver alone. If {name_of(F)} is the solver, decorate it with its conditions: "
+                f"@custom_root(F), and not @custom_root. A solver of implicitdiff.solvers needs no decorator."
+            )
+        return DifferentiableSolver(solver[0], F, has_aux, adjoint, has_init)
+
+    return decorate
 
 
 class DifferentiableSolver:
@@ -95,34 +127,34 @@ class DifferentiableSolver:
         """Decorate `solver`; see `custom_root`."""
         self.solver, self.F = solver, F
         self.has_aux, self.adjoint, self.has_init = has_aux, adjoint, has_init
-        check_same_arguments(solver, F, has_init)
+        self.arguments = self._arguments_of(solver)
+        self.needs_self = self.arguments.takes_self
         functools.update_wrapper(self, solver)
 
+    def _arguments_of(self, solver: Callable) -> Arguments:
+        return Arguments(solver, self.F.T if isinstance(self.F, FixedPointResidual) else self.F, self.has_init)
+
     def __get__(self, instance: Any, owner: type | None = None) -> "DifferentiableSolver":
-        """A decorated method: bind self before init."""
-        if instance is None:
+        """A decorated method: bind self before init, as Python binds the solver itself."""
+        if isinstance(self.solver, functools.partial) or not hasattr(type(self.solver), "__get__"):
+            return self
+        solver = self.solver.__get__(instance, owner)
+        if solver is self.solver:
             return self
         bound = object.__new__(DifferentiableSolver)
-        bound.__dict__.update(self.__dict__, solver=self.solver.__get__(instance, owner))
+        arguments = self.arguments if self.needs_self else self._arguments_of(solver)
+        bound.__dict__.update(self.__dict__, solver=solver, arguments=arguments, needs_self=False, __wrapped__=solver)
         return bound
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the solver and attach the derivative to its solution."""
-        given: tuple = ()
-        if self.has_init:
-            init, args, kwargs = self._split_init(args, kwargs)
-            given = (stop(init),)
+        if self.needs_self and args:  # Class.solver(self, init, ...)
+            return self.__get__(args[0], type(args[0]))(*args[1:], **kwargs)
         if isinstance(self.adjoint, Unrolled):
-            return self.solver(*given, *args, **kwargs)
-        try:
-            x = self.solver(*given, *stop(args), **stop(kwargs))
-        except jax.errors.TracerArrayConversionError as error:
-            error.add_note(
-                f"The solver {name_of(self.solver)} is NumPy code and was called under jit, vmap or with traced "
-                "closed-over arrays: wrap it with implicitdiff.host_solver, and pass arrays as arguments."
-            )
-            raise
-        aux = None
+            own = self.arguments.split(args, kwargs)
+            return self.solver(*((stop(own.init),) if self.has_init else ()), *own.args, **own.kwargs)
+        call = self.arguments.of_F(args, kwargs)
+        x, aux = self._run(stop(args), stop(kwargs)), None
         if self.has_aux:
             if not isinstance(x, tuple) or len(x) != 2:
                 raise TypeError(
@@ -131,82 +163,57 @@ class DifferentiableSolver:
                 )
             x, aux = x
         try:
-            x = attach(self.F, x, args, kwargs, self.adjoint)
+            x = attach(self.F, x, call.args, call.kwargs, self.adjoint)
         except (TypeError, ValueError, AttributeError, IndexError) as error:
-            if isinstance(x, tuple) and not self.has_aux:
-                error.add_note(
-                    f"The solver {name_of(self.solver)} returned a tuple of length {len(x)}, all of it taken as the "
-                    "unknown x. If it is (x, aux), pass has_aux=True."
-                )
+            self._explain(error, x, args, kwargs)
             raise
         return (x, stop(aux)) if self.has_aux else x
 
-    def _split_init(self, args: tuple, kwargs: dict) -> tuple[Any, tuple, dict]:
-        if args:
-            return args[0], args[1:], kwargs
-        names = positional_names(self.solver) or []
-        if names and names[0] in kwargs:
-            rest = dict(kwargs)
-            return rest.pop(names[0]), (), rest
-        raise TypeError(
-            f"The solver {name_of(self.solver)} was called without its starting point, which comes first: "
-            "solver(init, *args). Pass None if it needs none, or decorate it with has_init=False."
-        )
+    def _run(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        try:
+            return self.solver(*args, **kwargs)
+        except CONCRETE_NEEDED as error:
+            error.add_note(
+                f"The solver {name_of(self.solver)} needs the values of its arguments, but was called under jit, vmap "
+                "or with traced closed-over arrays. If it is NumPy code, wrap it with implicitdiff.host_solver, and "
+                "pass arrays as arguments; if it is JAX, use jax.numpy.where, jax.lax.cond or jax.lax.while_loop."
+            )
+            raise
+        except TypeError as error:
+            if self.has_init and self.arguments.bind(args, kwargs) is None:
+                error.add_note(
+                    f"The solver {name_of(self.solver)} is called as solver(init, *args), its starting point first: "
+                    "pass None if it needs none, or decorate it with has_init=False."
+                )
+            raise
+
+    def _explain(self, error: Exception, x: PyTree, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Add to an error what the solver's arguments and its result have to do with it."""
+        name = name_of(self.solver)
+        if isinstance(x, tuple) and not self.has_aux:
+            error.add_note(
+                f"The solver {name} returned a tuple of length {len(x)}, all of it taken as the "
+                "unknown x. If it is (x, aux), pass has_aux=True."
+            )
+        if isinstance(x, list):
+            error.add_note(
+                f"The solver {name} returned a list of length {len(x)}, a pytree of as many unknowns. If it is one "
+                "array, return jax.numpy.asarray(x)."
+            )
+        if any(isinstance(leaf, np.ndarray) and leaf.dtype == object for leaf in jax.tree.leaves((args, kwargs))):
+            error.add_note(
+                f"The solver {name} was given an array of dtype object, which JAX cannot compute with: make it one of "
+                "numbers, numpy.asarray(a, float), or a list or tuple of arrays."
+            )
 
 
 def stop(tree: PyTree) -> PyTree:
     """Cut the derivative of the JAX arrays in a pytree; everything else passes as it is."""
 
     def cut(leaf):
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact):
+        # Only what is traced can have a derivative.
+        if isinstance(leaf, jax.core.Tracer) and jnp.issubdtype(leaf.dtype, jnp.inexact):
             return lax.stop_gradient(leaf)
         return leaf
 
     return jax.tree.map(cut, tree)
-
-
-def check_same_arguments(solver: Callable, F: Callable, has_init: bool) -> None:
-    """Raise TypeError where the solver and F share names of arguments but not their places or defaults.
-
-    F is called with the solver's positional arguments, so that another order would give a derivative of another
-    problem, and where shapes agree nothing else would notice.
-    """
-    F = F.T if isinstance(F, FixedPointResidual) else F
-    of_solver, of_F = positional_names(solver), positional_names(F)
-    if of_solver is None or of_F is None:
-        return
-    of_solver, of_F = of_solver[1:] if has_init else of_solver, of_F[1:]
-    moved = [name for name in of_solver if name in of_F and of_F.index(name) != of_solver.index(name)]
-    if moved:
-        raise TypeError(
-            f"The solver {name_of(solver)} and the condition {name_of(F)} must take the same arguments in the same "
-            f"order after {'init' if has_init else 'nothing'} and x: the solver has {tuple(of_solver)}, the "
-            f"condition {tuple(of_F)}; {', '.join(map(repr, moved))} stand(s) elsewhere. Reorder one of them."
-        )
-    ours, theirs = inspect.signature(solver).parameters, inspect.signature(F).parameters
-    for name in of_solver:
-        if name in theirs and _differ(ours[name].default, theirs[name].default):
-            raise TypeError(
-                f"The argument {name!r} has the default {ours[name].default!r} in the solver {name_of(solver)} and "
-                f"{theirs[name].default!r} in the condition {name_of(F)}: give it the same default in both."
-            )
-
-
-def _differ(a: Any, b: Any) -> bool:
-    if a is inspect.Parameter.empty or b is inspect.Parameter.empty:
-        return False
-    try:
-        return bool(a is not b and a != b)
-    except (TypeError, ValueError):  # arrays and the like
-        return False
-
-
-def positional_names(function: Callable) -> Sequence[str] | None:
-    """Names of the positional parameters without self; None when they cannot be known."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return None
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [p.name for p in parameters if p.kind in kinds]
-    return names[1:] if names and names[0] in ("self", "cls") else names

@@ -1,5 +1,8 @@
 """What may stand among the arguments of a solver, and what comes back beside the solution."""
 
+import functools
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +51,139 @@ def test_keyword_only_arguments():
         return a * b
 
     np.testing.assert_allclose(jax.grad(lambda b: solver(None, 2.0, b=b))(5.0), 2.0)
+
+
+def ridge(x, a, lam=0.1):
+    """The root is a / (1 + lam), and its derivative in a 1 / (1 + lam)."""
+    return x * (1 + lam) - a
+
+
+def ridge_by_keyword(x, a, *, lam=0.1):
+    return ridge(x, a, lam)
+
+
+def solve_ridge(init, a, lam=0.5):
+    return np.asarray(a) / (1 + np.asarray(lam))
+
+
+def solve_ridge_by_keyword(init, a, *, lam=0.5):
+    return solve_ridge(init, a, lam)
+
+
+def forwarded(x, *args, **kwargs):
+    return ridge(x, *args, **kwargs)
+
+
+def solve_with_settings(init, a, lam=0.5, tol=1e-3, *, maxiter=10):
+    return solve_ridge(init, a, lam)
+
+
+TENTH, HALF = np.float64(0.1), np.array(0.5)
+CONDITIONS = {
+    "by place": ridge,
+    "keyword-only": ridge_by_keyword,
+    "forwarded": forwarded,
+    "partial": functools.partial(ridge, lam=0.3),
+    "compiled": jax.jit(ridge),
+    "without a default": lambda x, a, lam: ridge(x, a, lam),
+    "an array as default": lambda x, a, lam=TENTH: ridge(x, a, lam),
+    "another name": lambda x, a, l2: ridge(x, a, l2),
+}
+SOLVERS = {
+    "by place": solve_ridge,
+    "keyword-only": solve_ridge_by_keyword,
+    "partial": functools.partial(solve_ridge, lam=0.5),
+    "partial of partial": functools.partial(functools.partial(solve_ridge_by_keyword, lam=0.7), lam=0.5),
+    "an array as default": lambda init, a, lam=HALF: solve_ridge(init, a, lam),
+    "settings that F does not take": solve_with_settings,
+    "a callable object": type("Solver", (), {"__call__": lambda self, init, a, lam=0.5: solve_ridge(init, a, lam)})(),
+    "a compiled function": jax.jit(lambda init, a, lam=0.5: a / (1 + lam)),
+}
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("F", CONDITIONS)
+def test_F_gets_the_defaults_of_the_solver(F, solver):
+    """The derivative is that of what was solved, whichever side takes lam how."""
+    keyword = "keyword" in solver or "partial" in solver
+    if F == "another name" and keyword:
+        pytest.skip("a keyword needs its name")
+    if F == "forwarded" and "settings" in solver:
+        pytest.skip("it is forwarded to a function that does not take the settings")
+    for make in (idf.custom_root(CONDITIONS[F]), idf.custom_fixed_point(fixed_point_of(CONDITIONS[F]))):
+        decorated = make(SOLVERS[solver])
+        np.testing.assert_allclose(jax.grad(decorated, argnums=1)(None, 2.0), 1 / 1.5)
+        np.testing.assert_allclose(jax.grad(lambda a: decorated(None, a, lam=1.0))(2.0), 0.5)
+        np.testing.assert_allclose(jax.grad(lambda lam: decorated(None, a=2.0, lam=lam))(1.0), -0.5)
+        if not keyword:
+            np.testing.assert_allclose(jax.grad(decorated, argnums=2)(None, 2.0, 1.0), -0.5)
+
+
+def fixed_point_of(F):
+    """x - F(x, ...) / 2, with the signature of F."""
+    return functools.wraps(F)(lambda x, *args, **kwargs: x - 0.5 * F(x, *args, **kwargs))
+
+
+def test_a_setting_that_F_does_not_take():
+    """Left alone it is no argument of F; given, the solution may depend on it."""
+    for F in (ridge, lambda x, a, lam=None: ridge(x, a, 0.5 if lam is None else lam)):
+        decorated = idf.custom_root(F)(solve_with_settings)
+        np.testing.assert_allclose(jax.grad(decorated, argnums=1)(None, 2.0), 1 / 1.5)
+        with pytest.raises(TypeError, match=r"was given \['tol', 'maxiter'\], which the condition"):
+            decorated(None, 2.0, tol=1e-6, maxiter=20)
+    bound = idf.custom_root(ridge)(functools.partial(solve_with_settings, tol=1e-6, maxiter=20))
+    np.testing.assert_allclose(jax.grad(bound, argnums=1)(None, 2.0), 1 / 1.5)
+    # None is no argument at all: the tolerance is none, either.
+    T = idf.optimality.projected_gradient(lambda x, t: 0.5 * (x - t) ** 2, lambda v, _: v, 0.5)
+    decorated = idf.custom_fixed_point(T)(lambda init, t, tol=1e-3: np.asarray(t))
+    np.testing.assert_allclose(jax.grad(decorated, argnums=1)(None, 2.0), 1.0)
+
+
+def test_keyword_only_arguments_of_a_condition_in_two_parts():
+    """Its parts take arguments by place."""
+    T = idf.optimality.proximal_gradient(lambda x, t: 0.5 * (x - t) ** 2, lambda v, t, s: v / (1 + s * t), 0.5)
+
+    @idf.custom_fixed_point(T)
+    def solver(init, *, theta_f, theta_g=1.0):
+        return np.asarray(theta_f) / (1 + np.asarray(theta_g))
+
+    np.testing.assert_allclose(jax.grad(lambda t: solver(None, theta_f=t))(2.0), 0.5)
+    np.testing.assert_allclose(jax.grad(lambda t: solver(None, theta_f=2.0, theta_g=t))(1.0), -0.5)
+
+
+def test_a_starting_point_with_a_default():
+    decorated = idf.custom_root(ridge)(lambda init=None, a=1.0, lam=0.5: solve_ridge(init, a, lam))
+    np.testing.assert_allclose(jax.grad(lambda a: decorated(a=a))(2.0), 1 / 1.5)
+    np.testing.assert_allclose(decorated(), 1 / 1.5)
+
+
+def test_solvers_of_unknown_or_variable_arguments():
+    def star(*args, **kwargs):
+        return solve_ridge(*args, **kwargs)
+
+    def star_and_default(*args, lam=0.5):
+        return solve_ridge(*args, lam)
+
+    for F in (ridge, ridge_by_keyword, forwarded):
+        np.testing.assert_allclose(jax.grad(idf.custom_root(F)(star_and_default), argnums=1)(None, 2.0), 1 / 1.5)
+    unknown = type("Unknown", (), {"__signature__": "none", "__call__": lambda self, *args: solve_ridge(*args)})()
+    with pytest.raises(TypeError):
+        inspect.signature(unknown)
+    for solver in (star, unknown, lambda init, *args, **kwargs: solve_ridge(init, *args, **kwargs)):
+        for F in (ridge, ridge_by_keyword, forwarded, unknown_signature(ridge)):
+            decorated = idf.custom_root(F)(solver)
+            if F is not ridge_by_keyword:
+                np.testing.assert_allclose(jax.grad(decorated, argnums=1)(None, 2.0, 1.0), 0.5)
+            if solver is not unknown:
+                np.testing.assert_allclose(jax.grad(lambda lam: decorated(None, 2.0, lam=lam))(1.0), -0.5)
+    with pytest.raises(TypeError, match="starting point"):
+        idf.custom_root(ridge)(star)(a=1.0)
+
+
+def unknown_signature(function):
+    """A callable that `inspect` cannot look into."""
+    call = lambda self, *args, **kwargs: function(*args, **kwargs)
+    return type("Unknown", (), {"__signature__": "none", "__call__": call})()
 
 
 EXTRAS = {
@@ -149,6 +285,10 @@ def test_without_init():
     np.testing.assert_allclose(jax.grad(lambda s: jnp.sum(solver(shift=SHIFT, scale=s)))(3.0), 3.0)
 
 
+def solve_any(scale, shift):
+    return np.asarray(scale) * np.asarray(shift)
+
+
 def test_methods():
     class Model:
         factor = 2.0
@@ -167,7 +307,34 @@ def test_methods():
         def static(init, scale, shift):
             return np.asarray(scale) * np.asarray(shift)
 
+        @classmethod
+        @idf.custom_root(condition)
+        def of_class(cls, init, scale, shift):
+            assert cls.factor == 2.0
+            return np.asarray(scale) * np.asarray(shift)
+
+        @idf.custom_root(condition)
+        @staticmethod
+        def inside(init, scale, shift):
+            return np.asarray(scale) * np.asarray(shift)
+
+        @idf.custom_root(condition)
+        @classmethod
+        def inside_of_class(cls, init, scale, shift):
+            return cls.inside.solver(init, scale, shift)
+
+        partial = idf.custom_root(condition)(functools.partial(lambda init, scale, shift: solve_any(scale, shift)))
+        keyword = idf.custom_root(condition)(
+            functools.partial(lambda init, scale, shift: solve_any(scale, shift), shift=SHIFT)
+        )
+
     model = Model()
+    solvers = [model.of_class, Model.of_class, model.inside, Model.inside, model.inside_of_class, Model.inside_of_class,
+               model.partial, Model.partial, model.keyword, Model.static]  # fmt: skip
+    for solver in solvers:
+        np.testing.assert_allclose(jax.grad(lambda s: jnp.sum(solver(None, s, shift=SHIFT)))(3.0), 3.0)
+    np.testing.assert_allclose(jax.grad(lambda s: jnp.sum(Model.solve(model, None, s, SHIFT)))(3.0), 3.0)
+    assert list(inspect.signature(model.solve).parameters) == ["init", "scale", "shift"]
     np.testing.assert_allclose(jax.grad(lambda s: jnp.sum(model.solve(None, s, SHIFT)))(3.0), 3.0)
     np.testing.assert_allclose(jax.grad(lambda s: jnp.sum(model.static(None, s, SHIFT)))(3.0), 3.0)
     np.testing.assert_allclose(jax.grad(model.fixed)(3.0), 2.0)

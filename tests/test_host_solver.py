@@ -130,3 +130,48 @@ def test_results_are_cast_and_checked():
         jax.block_until_ready(
             jax.jit(idf.host_solver(lambda t: np.ones(2), jax.ShapeDtypeStruct((3,), jnp.float64)))(jnp.ones(1))
         )
+
+
+NOT_STRUCTS = {
+    "a shape": ((2,), r"found 2 for leaf \[0\].*jax.ShapeDtypeStruct\(\(2,\)"),
+    "an int": (2, "found 2:"),
+    "a dtype": (jnp.float64, "found .*float64"),
+    "a type": (float, "found <class 'float'>"),
+    "a string": ({"x": "float64"}, r"found 'float64' for leaf \['x'\]"),
+    "nothing": (None, "found None"),
+    "empty": ((), r"found \(\)"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_STRUCTS)
+def test_a_result_that_is_no_pytree_of_structs(case):
+    result, words = NOT_STRUCTS[case]
+    with pytest.raises(TypeError, match=words):
+        idf.host_solver(lambda init, t: t, result)
+    with pytest.raises(TypeError, match=words):
+        jax.jit(idf.host_solver(lambda init, t: t, lambda init, t: result))(None, jnp.ones(2))
+
+
+def test_a_python_float_as_the_likeness_of_the_result():
+    solver = idf.host_solver(lambda init, t: t**2, lambda init, t: t)
+    for call in (solver, jax.jit(solver)):
+        assert call(None, 3.0) == 9.0
+        assert call(None, 3.0).dtype == jnp.float64
+
+
+RETURNED = {
+    "a SciPy result": (lambda t: scipy.optimize.OptimizeResult(x=t, success=True), "OptimizeResult: return its .x"),
+    "nothing": (lambda t: None, "a return statement is missing"),
+    "a list": (lambda t: [1.0, 2.0], r"\(list\)"),
+    "a column": (lambda t: t[:, None], r"expected shape \(2,\) for leaf x, found \(2, 1\)"),
+}
+
+
+@pytest.mark.parametrize("case", RETURNED)
+def test_what_a_host_solver_returns_by_mistake(case):
+    fn, words = RETURNED[case]
+    solver = idf.host_solver(fn, jax.ShapeDtypeStruct((2,), jnp.float64))
+    with pytest.raises(TypeError, match=words):
+        solver(jnp.ones(2))
+    with pytest.raises(Exception, match=words):
+        jax.block_until_ready(jax.jit(solver)(jnp.ones(2)))

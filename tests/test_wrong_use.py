@@ -114,10 +114,43 @@ def test_a_method_in_another_order():
                 return a
 
 
-def test_another_default():
-    with pytest.raises(TypeError, match=r"'l2' has the default 1\.0 .* and 2\.0"):
-        idf.custom_root(lambda x, a, l2=2.0: x)(lambda init, a, l2=1.0: a)
-    idf.custom_root(lambda x, a, l2=1.0: x)(lambda init, a, l2=1.0: a)
+FIRST = {
+    "init comes second": (lambda x, theta: x, lambda theta, init: init, {}, ["'theta'", "init first"]),
+    "init comes second, under other names": (lambda x, t: x, lambda theta, x0: x0, {}, ["'theta'", "'x0' later"]),
+    "no init": (lambda x, theta: x, lambda theta: theta, {}, ["'theta'", "has_init=False"]),
+    "an init that is not wanted": (lambda x, a: x, lambda init, a: a, {"has_init": False}, ["same order", "'a'"]),
+    "x comes second": (lambda theta, x: x, lambda init, theta: init, {}, ["begins with 'theta'", "Reorder"]),
+    "solver and F exchanged": (lambda init, a: a, lambda x, a: x - a, {}, ["exchanged", "@custom_root(F)"]),
+    "a condition with self": (lambda self, x, a: x, lambda init, a: a, {}, ["takes self"]),
+    "two defaults, two names": (lambda x, a, w=1.0: x, lambda init, a, tol=1e-3: a, {}, ["tol=0.001", "w=1.0"]),
+}
+
+
+@pytest.mark.parametrize("case", FIRST)
+@pytest.mark.parametrize("decorator", [idf.custom_root, idf.custom_fixed_point])
+def test_arguments_whose_names_show_that_they_are_misplaced(case, decorator):
+    F, solver, settings, words = FIRST[case]
+    with pytest.raises(TypeError) as info:
+        decorator(F, **settings)(solver)
+    assert all(word in notes(info) for word in words)
+
+
+def test_a_decorator_without_its_condition():
+    @idf.custom_root
+    def solver(init, a):
+        return a
+
+    for call in (lambda: solver(None, 1.0), lambda: solver(1.0), lambda: solver(init=None, a=1.0)):
+        with pytest.raises(TypeError) as info:
+            call()
+        assert "@custom_root(F), and not @custom_root" in notes(info)
+        assert "solver" in notes(info)
+    with pytest.raises(TypeError, match="a callable; found NoneType"):
+        idf.custom_fixed_point(None)
+    with pytest.raises(TypeError, match="give adjoint by keyword"):
+        idf.custom_root(lambda x, a: x - a, idf.Implicit())
+    with pytest.raises(TypeError, match="needs no decorator"):
+        idf.custom_root(lambda x, a: x - a)(idf.solvers.GradientDescent(lambda x, a: x))
 
 
 def test_other_names_are_fine():
@@ -130,11 +163,43 @@ def test_no_init():
         idf.custom_root(lambda x, a: x - a)(lambda init, a: a)(a=1.0)
 
 
-def test_a_numpy_solver_under_jit():
-    solver = idf.custom_root(lambda x, a: x - a)(lambda init, a: np.asarray(a))
-    with pytest.raises(jax.errors.TracerArrayConversionError) as info:
-        jax.jit(solver)(None, 1.0)
+def test_a_forgotten_init():
+    solver = idf.custom_root(lambda x, a, b: x - a * b)(lambda init, a, b: a * b)
+    for call in (lambda: solver(1.0, 2.0), lambda: solver(1.0, b=2.0), lambda: jax.grad(solver)(1.0, 2.0)):
+        with pytest.raises(TypeError) as info:
+            call()
+        assert "its starting point first" in notes(info)
+
+
+NEEDS_VALUES = {
+    "asarray": lambda init, a: np.asarray(a),
+    "float": lambda init, a: np.ones(()) * float(a),
+    "item": lambda init, a: a.item(),
+    "int": lambda init, a: np.ones(()) * int(a),
+    "if": lambda init, a: a if a > 0 else -a,
+    "range": lambda init, a: a * len(range(jnp.asarray(a, int))),
+}
+
+
+@pytest.mark.parametrize("case", NEEDS_VALUES)
+@pytest.mark.parametrize("transform", [jax.jit, lambda f: jax.vmap(lambda _, a: f(None, a), in_axes=(None, 0))])
+def test_a_solver_that_needs_values_under_jit(case, transform):
+    solver = idf.custom_root(lambda x, a: x - a)(NEEDS_VALUES[case])
+    with pytest.raises(jax.errors.JAXTypeError) as info:
+        transform(solver)(None, jnp.ones(1) if transform is not jax.jit else 1.0)
     assert "host_solver" in notes(info)
+
+
+def test_a_list_and_an_object_array():
+    solver = idf.custom_root(lambda x, a: jnp.asarray(x) - a)(lambda init, a: [1.0, 1.0])
+    with pytest.raises(TypeError) as info:
+        solver(None, jnp.ones(2))
+    assert "returned a list of length 2" in notes(info)
+    assert "jax.numpy.asarray" in notes(info)
+    solver = idf.custom_root(lambda x, a: x - a)(lambda init, a: np.ones(2))
+    with pytest.raises(TypeError) as info:
+        solver(None, np.array([1.0, 1.0], dtype=object))
+    assert "given an array of dtype object" in notes(info)
 
 
 ADJOINTS = {
