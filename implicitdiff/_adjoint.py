@@ -58,6 +58,7 @@ class Implicit:
     on_failure: OnFailure = "nan"
     polish: int = 0
     residual_tol: float | None = None
+    well_posed: bool = True
 
     def __post_init__(self):
         if self.on_failure not in ("nan", "raise", "warn", "ignore"):
@@ -133,6 +134,7 @@ class Implicit:
             rtol=self.rtol,
             atol=self.atol,
             on_failure=self.on_failure,
+            well_posed=self.well_posed,
             parts=parts,
         )
 

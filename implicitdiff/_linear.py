@@ -5,30 +5,37 @@ and factorised, large ones solved by a Krylov method; in between, a Krylov metho
 products, and where that is not enough the matrix is formed after all. Every result is checked.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import lineax as lx
 from jax import lax
-from jaxtyping import Array, PyTree
+from jax.extend import core as jex
+from jaxtyping import Array, Float, Int, PyTree
 
-from ._dense import Factors, cholesky, lu
-from ._failure import NOT_CONVERGED, NOT_FINITE, OK, OnFailure, Status, failed_if, first, settle
+from . import _dense as dense
+from ._batching import batchable
+from ._check import by_row, check, least_norm, row_norms
+from ._cost import operations
+from ._failure import NOT_CONVERGED, NOT_FINITE, OK, SINGULAR, OnFailure, Status, failed_if, first, settle
 from ._precision import full_precision
-from ._program import name_of
+from ._space import RealSpace
 from ._varying import axes_of, varying, while_loop
-from .krylov import CG, MINRES, BiCGStab, Krylov, Outcome
+from .krylov import CG, MINRES, BiCGStab, Krylov
 from .krylov._composed import on_range
-from .krylov._cycle import Product, Vector, dot, norm, rounding_unit
+from .krylov._cycle import Product, rounding_unit
 
 # Up to this size a factorisation is the fastest way, by far where many right-hand sides share it.
 DIRECT_SIZE = 400
+# Conjugate gradients are cheaper sooner.
+DIRECT_SIZE_DEFINITE = 100
 # Up to this size (half a gigabyte in float64) the matrix is formed where a Krylov method fails.
 DENSE_SIZE = 8192
-
-Strategy = Callable[[Product, Vector], tuple[Vector, Status]]
+# Up to this size a singular matrix is decomposed, to see whether the system is consistent.
+SVD_SIZE = 1000
 
 
 class LinearOptions(NamedTuple):
@@ -41,49 +48,23 @@ class LinearOptions(NamedTuple):
     rtol: float | None = None
     atol: float | Array | None = None
     on_failure: OnFailure = "nan"
+    well_posed: bool = True
     # The products with symmetric W and M where A = I - M W.
     parts: tuple[Callable, Callable] | None = None
 
 
-class RealSpace:
-    """A pytree of inexact arrays as one real array of one dtype (in a list, which is what the Krylov methods take).
+class Solution(NamedTuple):
+    """The solution of a linear system, and how the solve went.
 
-    A complex unknown is two real ones: F need not be holomorphic, so its derivative is linear over the reals only.
+    Attributes:
+        x: like b.
+        status: OK, or why x is not to be trusted; see `_failure`.
+        steps: products with A; n where the matrix was formed, 0 where only the user's solver knows.
     """
 
-    def __init__(self, like: PyTree):
-        """Remember the structure, shapes and dtypes of `like`."""
-        leaves, self.tree = jax.tree.flatten(like)
-        self.dtypes = [leaf.dtype for leaf in leaves]
-        reals = [jnp.finfo(dtype).dtype for dtype in self.dtypes]
-        self.dtype = jnp.result_type(jnp.float32, *reals) if reals else jnp.dtype("float32")
-        self.eps = max((float(jnp.finfo(real).eps) for real in reals), default=0.0)
-        self.mixed = any(jnp.finfo(real).eps != jnp.finfo(self.dtype).eps for real in reals)
-        self.part_shapes = [leaf.shape for leaf in leaves for _ in range(2 if jnp.iscomplexobj(leaf) else 1)]
-        self.size = sum(leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in leaves)
-
-    def to_real(self, tree: PyTree) -> Vector:
-        """The real array of a pytree; real and imaginary parts one after the other."""
-        result = []
-        for leaf in jax.tree.leaves(tree):
-            parts = (jnp.real(leaf), jnp.imag(leaf)) if jnp.iscomplexobj(leaf) else (leaf,)
-            result += [part.astype(self.dtype) for part in parts]
-        # One array where there are several: JAX transposes a linear solve only where every leaf of b depends on the
-        # tangents, and the equations of one leaf may be without theta.
-        return [join(result)] if len(result) > 1 else result
-
-    def from_real(self, arrays: Vector) -> PyTree:
-        """The pytree of a real array."""
-        parts = [jax.ShapeDtypeStruct(shape, self.dtype) for shape in self.part_shapes]
-        supply = iter(split(arrays[0], parts) if len(parts) > 1 else arrays)
-        leaves = []
-        for dtype in self.dtypes:
-            if jnp.issubdtype(dtype, jnp.complexfloating):
-                part = jnp.finfo(dtype).dtype
-                leaves.append(lax.complex(next(supply).astype(part), next(supply).astype(part)))
-            else:
-                leaves.append(next(supply).astype(dtype))
-        return jax.tree.unflatten(self.tree, leaves)
+    x: PyTree
+    status: Status
+    steps: Int[Array, ""]
 
 
 @full_precision
@@ -95,252 +76,276 @@ def solve(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions)
         b: pytree of inexact arrays.
         options: method, knowledge of A, tolerances, and what to do on failure.
     """
-    space = RealSpace(b)
-    if space.size == 0:
+    system = System(matvec, b, options)
+    if system.space.size == 0:
         return b
 
-    def product(v: Vector) -> Vector:
-        return space.to_real(matvec(space.from_real(v)))
+    def settled(transpose: bool) -> Callable:
+        strategy = system.strategy(transpose)
 
-    right = space.to_real(b)
-    forward, transposed = _strategies(product, right, space, options)
+        def solve(_: Product, b: Array) -> Array:
+            found = strategy(b)
+            return settle([found.x], found.status, options.on_failure)[0]
 
-    def settled(strategy: Strategy):
-        return lambda product, b: settle(*strategy(product, b), options.on_failure)
+        return solve
 
     try:
-        u = lax.custom_linear_solve(product, right, settled(forward), settled(transposed))
+        u = lax.custom_linear_solve(system.product, system.right, settled(False), settled(True))
     except (ValueError, NotImplementedError):
         # The product cannot be transposed, as where F holds a while_loop: that leaves forward mode.
-        u = lax.custom_linear_solve(product, right, settled(forward))
-    return space.from_real(u)
-
-
-class Trial(NamedTuple):
-    """A linear solve that is looked at, not differentiated.
-
-    Attributes:
-        x: the solution.
-        method: the name of the method.
-        steps: its products with A; None where the matrix was formed.
-        converged: whether it succeeded.
-        residual: ||b - A x|| / ||b||.
-    """
-
-    x: PyTree
-    method: str
-    steps: Array | None
-    converged: Array
-    residual: Array
+        u = lax.custom_linear_solve(system.product, system.right, settled(False))
+    return system.space.from_real(u)
 
 
 @full_precision
-def trial(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions, transpose: bool = False) -> Trial:
-    """Solve A x = b, or A' x = b, as `solve` does, and tell how it went."""
-    space = RealSpace(b)
-    right = space.to_real(b)
-
-    def product(v: Vector) -> Vector:
-        return space.to_real(matvec(space.from_real(v)))
-
-    def transposed(v: Vector) -> Vector:
-        return jax.linear_transpose(product, right)(v)[0]
-
-    acting = transposed if transpose else product
-    method: Any = automatic(space, options) if options.solver is None else options.solver
-    name = "LU" if method is lu else "Cholesky" if method is cholesky else name_of(method)
-    steps = None
-    if isinstance(method, Krylov):
-        outcome = method.solve(acting, right, *_helpers(method, right, space, options)[transpose])
-        steps = outcome.steps
-        x, status = _rescued(outcome, acting, right, space, options)
-    else:
-        x, status = _strategies(product, right, space, options)[transpose](acting, right)
-    size = norm(right)
-    residual = norm([a - c for a, c in zip(right, acting(x), strict=True)]) / jnp.where(size > 0, size, 1)
-    return Trial(space.from_real(x), name, steps, status == OK, residual)
+def examine(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions, transpose: bool = False) -> Solution:
+    """Solve A x = b, or A' x = b, as `solve` does, not to be differentiated, and tell how it went."""
+    system = System(matvec, b, options)
+    found = system.strategy(transpose)(system.right)
+    return found._replace(x=system.space.from_real(found.x))
 
 
-def _strategies(product: Product, b: Vector, space: RealSpace, options: LinearOptions) -> tuple[Strategy, Strategy]:
-    """How to solve with A, and how with its transpose."""
-    solver = options.solver
-    if solver is None:
-        method = automatic(space, options)
-        if isinstance(method, Krylov):
-            return _krylov(method, b, space, options)
-        return _direct(product, b, space, method)
-    if isinstance(solver, lx.LU):
-        return _direct(product, b, space, lu)
-    if isinstance(solver, lx.Cholesky):
-        return _direct(product, b, space, cholesky)
-    if isinstance(solver, Krylov):
-        return _krylov(solver, b, space, options)
-    if isinstance(solver, lx.AbstractLinearSolver):
-        return _lineax(solver, b, space, options)
-    return _callable(solver, space, options)
-
-
-def automatic(space: RealSpace, options: LinearOptions) -> Krylov | Callable[[Array, float], Factors]:
-    """The method where the user chose none: a factorisation, or a Krylov method with a budget."""
-    if space.size <= DIRECT_SIZE and options.preconditioner is None:
-        return cholesky if options.positive_definite else lu
-    composed = options.parts is not None and options.preconditioner is None
-    symmetric = options.symmetric or options.positive_definite
-    method = CG if options.positive_definite or composed else MINRES if symmetric else BiCGStab
-    rtol = rounding_unit(space.eps) if options.rtol is None and space.mixed else options.rtol
-    budget = max(64, space.size // 4) if space.size <= DENSE_SIZE else None
-    return method(rtol=rtol, atol=0.0 if options.atol is None else options.atol, max_steps=budget)
-
-
-def _direct(product: Product, b: Vector, space: RealSpace, factorise) -> tuple[Strategy, Strategy]:
-    # Outside of the solve, so that all right-hand sides and the transpose share one factorisation. Its own
-    # derivative is never needed: custom_linear_solve differentiates through the product.
-    factors: Factors = factorise(lax.stop_gradient(form(product, b)), space.eps)
-
-    def with_transpose(transpose):
-        def strategy(product, b):
-            del product
-            x = split(factors.solve(join(b), transpose), b)
-            return x, factors.status
-
-        return strategy
-
-    return with_transpose(False), with_transpose(True)
-
-
-def _krylov(method: Krylov, b: Vector, space: RealSpace, options: LinearOptions) -> tuple[Strategy, Strategy]:
-    def with_helpers(precondition, cycle):
-        def strategy(product, b):
-            outcome = method.solve(product, b, precondition, cycle)
-            x, status = _rescued(outcome, product, b, space, options)
-            return x, first(_finite(b), status)
-
-        return strategy
-
-    forward, transposed = _helpers(method, b, space, options)
-    return with_helpers(*forward), with_helpers(*transposed)
-
-
-def _rescued(outcome: Outcome, product: Product, b: Vector, space: RealSpace, options: LinearOptions):
-    """Solution and status of a Krylov method; where it was our choice and failed, of a factorisation if memory allows.
-
-    A loop that runs at most once: unlike lax.cond, it costs nothing under vmap unless some element of the batch needs
-    it. The unit vectors depend on the state, or XLA would form the matrix before the loop as a constant of it.
-    """
-    if options.solver is not None or space.size > DENSE_SIZE:
-        return outcome.x, failed_if(~outcome.converged, NOT_CONVERGED)
-
-    def densely(state):
-        x, converged, tried, _ = state
-        shift = tried.astype(jnp.int32)
-        factors = lu(form(product, b, shift), space.eps, shift)
-        dense = split(factors.solve(join(b)), b)
-        x = [jnp.where(converged, old, new) for old, new in zip(x, dense, strict=True)]
-        return x, converged, jnp.array(True), jnp.where(converged, OK, factors.status)
-
-    start = (outcome.x, outcome.converged, jnp.array(False), jnp.int32(OK))
-    x, _, _, status = while_loop(lambda s: ~s[1] & ~s[2], densely, start)
-    return x, status
-
-
-def _helpers(method: Krylov, b: Vector, space: RealSpace, options: LinearOptions) -> tuple[tuple, tuple]:
-    """Preconditioner and cycle of a Krylov method, for the system and for its transpose."""
+def method_of(size: int, options: LinearOptions) -> Any:
+    """What solves a system of this size: `dense.lu`, `dense.cholesky`, a lineax solver or the user's function."""
+    if options.solver is not None:
+        factorisations: dict = {lx.LU: dense.lu, lx.Cholesky: dense.cholesky}
+        return factorisations.get(type(options.solver), options.solver)
+    definite = options.positive_definite
     if options.preconditioner is None:
-        if options.parts is None or not isinstance(method, CG | MINRES):
-            return (None, None), (None, None)
-        inner, outer = (lambda v, part=part: space.to_real(part(space.from_real(v))) for part in options.parts)
-        # Both are symmetric, so that neither has to be transposed.
-        return (None, on_range(method, inner, outer)), (None, on_range(method, inner, outer, transpose=True))
-
-    M = options.preconditioner
-
-    def precondition(v):
-        return space.to_real(M(space.from_real(v)))
-
-    return (precondition, None), (lambda v: jax.linear_transpose(precondition, b)(v)[0], None)
+        if size <= (DIRECT_SIZE_DEFINITE if definite and options.parts is None else DIRECT_SIZE):
+            return dense.cholesky if definite else dense.lu
+        if not options.well_posed and not options.symmetric and not definite and size <= SVD_SIZE:
+            return dense.lu
+        if options.parts is not None:
+            return CG()
+    return CG() if definite else MINRES() if options.symmetric else BiCGStab()
 
 
-def _lineax(solver: lx.AbstractLinearSolver, b: Vector, space: RealSpace, options) -> tuple[Strategy, Strategy]:
-    structure = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in b]
-    tags: list[Any] = []
-    if options.symmetric or options.positive_definite:
-        tags.append(lx.symmetric_tag)
-    if options.positive_definite:
-        tags.append(lx.positive_semidefinite_tag)
+class System:
+    """A linear system on real arrays: its product, a right-hand side, and the ways to solve it and its transpose."""
 
-    def with_preconditioner(precondition):
-        def strategy(product, b):
-            settings = {}
-            if precondition is not None:
-                settings["preconditioner"] = lx.FunctionLinearOperator(precondition, structure, tags)
+    def __init__(self, matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions):
+        """Put the system on real arrays."""
+        space = RealSpace(b)
+        self.space, self.options = space, options
+        self.right = space.to_real(b)
+        self.on_arrays = lambda call: lambda v: space.to_real(call(space.from_real(v)))
+        self.product: Product = self.on_arrays(matvec)
+        self.method = method_of(space.size, options)
+        self.atol = getattr(self.method, "atol", 0.0) if isinstance(self.method, Krylov) else 0.0
+        if options.atol is not None:
+            self.atol = options.atol
+
+    def strategy(self, transpose: bool) -> Callable[[Array], Solution]:
+        """The way to solve A x = b for arrays b like `right`, or A' x = b."""
+        strategy = self._strategy(transpose)
+
+        def scaled(b: Array) -> Solution:
+            # To size 1: the squares of tiny and of huge numbers are none.
+            unit = dense.power_of_two(jnp.max(jnp.abs(b)))
+            found = strategy(b * unit, jnp.asarray(self.atol, b.dtype) * unit)
+            status = first(failed_if(~jnp.all(jnp.isfinite(b)), NOT_FINITE), found.status)
+            return found._replace(x=found.x / unit, status=status)
+
+        return scaled
+
+    def _strategy(self, transpose: bool) -> Callable[[Array, Array], Solution]:
+        method, options = self.method, self.options
+        if method in (dense.lu, dense.cholesky):
+            return self._direct(transpose)
+        if isinstance(method, Krylov):
+            tolerances = [t for t in (options.rtol, method.rtol) if t is not None]
+            rtol = tolerances[0] if tolerances else None
+            if options.solver is None and self.space.mixed and rtol is None:
+                rtol = rounding_unit(self.space.eps)
+            method = dataclasses.replace(method, rtol=rtol)
+            if options.solver is None and options.preconditioner is None:
+                return self._automatic(method, transpose)
+            return lambda b, atol: self._krylov(method, self._acting(self.product, transpose), b, atol, transpose)
+        if isinstance(method, lx.AbstractLinearSolver):
+            return self._lineax(method, transpose)
+        return self._callable(method, transpose)
+
+    def _acting(self, product: Product, transpose: bool) -> Product:
+        """The product, or that of the transpose."""
+        return (lambda v: jax.linear_transpose(product, self.right)(v)[0]) if transpose else product
+
+    # Factorisations
+
+    def _direct(self, transpose: bool) -> Callable[[Array, Array], Solution]:
+        # Outside of the solve, so that the transpose shares it. Its own derivative is never needed:
+        # custom_linear_solve differentiates through the product.
+        factors = self.method(lax.stop_gradient(form(self.product, self.right)), self.space.eps)
+
+        def many(factors: dense.Factors, bs: Array) -> Solution:
+            return self._columns(factors, bs, transpose)
+
+        def single(factors: dense.Factors, b: Array) -> Solution:
+            return jax.tree.map(lambda leaf: leaf[0], many(factors, b[None]))
+
+        solver = batchable(single, many)
+        return lambda b, atol: solver(factors, b)
+
+    def _columns(self, factors: dense.Factors, bs: Array, transpose: bool) -> Solution:
+        """Solve with factors for right-hand sides stacked along the first axis."""
+        B = bs.reshape(len(bs), -1).T
+        X, status = dense.solve_columns(factors, B, self.space.eps, transpose)
+        if (transpose or not self.options.well_posed) and len(B) <= SVD_SIZE:
+            # Where A is singular the system may still be consistent. In reverse mode any solution u of A' u = x_bar
+            # will do: x_bar' x_dot = u' A x_dot = -u' B theta_dot along every differentiable path of solutions.
+            def decompose(state):
+                X, status, tried = state
+                A = factors.A.T if transpose else factors.A
+                A = A + 0 * tried.astype(A.dtype)  # XLA would otherwise decompose it before the loop
+                least, consistent = dense.least_squares(A, B, self.space.eps)
+                mended = (status == SINGULAR) & consistent
+                return jnp.where(mended, least, X), jnp.where(mended, OK, status), ~tried
+
+            start = (X, status, jnp.array(False))
+            X, status, _ = while_loop(lambda s: jnp.any(s[1] == SINGULAR) & ~s[2], decompose, start)
+        return Solution(X.T.reshape(bs.shape), status, jnp.full(status.shape, len(B), jnp.int32))
+
+    # Krylov methods
+
+    def _krylov(
+        self, method: Krylov, product: Product, b: Array, atol: Array, transpose: bool, parts: tuple = ()
+    ) -> Solution:
+        """Solve by products alone, and check each row."""
+        options, eps = self.options, self.space.eps
+        method = dataclasses.replace(method, atol=atol)
+        precondition = None
+        if options.preconditioner is not None:
+            precondition = self._acting(self.on_arrays(options.preconditioner), transpose)
+        cycle = on_range(method, *parts, transpose) if parts else None
+        # Reverse mode may have a right answer where A is singular; see `_columns`.
+        probe = options.well_posed and not transpose
+        rows = row_norms(product, b)
+        found = method.solve(product, b, precondition, cycle, probe, least_norm(rows))
+        converged = found.converged
+        if method.rtol is None and isinstance(self.atol, float) and self.atol == 0:
+            converged = converged & by_row(b - product(found.x), rows, found.x, b, eps)
+        return Solution(found.x, failed_if(~converged, NOT_CONVERGED), found.steps)
+
+    def _automatic(self, method: Krylov, transpose: bool) -> Callable[[Array, Array], Solution]:
+        """A Krylov method, and a factorisation where it fails or many right-hand sides share the matrix."""
+        n, like = self.space.size, self.right
+        parts = self.options.parts if isinstance(method, CG | MINRES) else None
+        maps, constants = hoisted([self.product, *map(self.on_arrays, parts or ())], like)
+        product_cost = operations(maps[0].jaxpr)
+        step_cost = product_cost + 50 * n  # with the method's own vectors
+        dense_cost = n * product_cost + n**3
+        if n <= DENSE_SIZE:
+            method = dataclasses.replace(method, max_steps=min(max(64, dense_cost // (4 * step_cost)), 20_000))
+
+        def by_products(constants: list, b: Array, atol: Array) -> Solution:
+            product, *parts = (m(c) for m, c in zip(maps, constants, strict=True))
+            return self._krylov(method, self._acting(product, transpose), b, atol, transpose, tuple(parts))
+
+        def by_factors(constants: list, bs: Array, shift: Array | int = 0) -> Solution:
+            factors = dense.lu(form(maps[0](constants[0]), like, shift), self.space.eps)
+            return self._columns(factors, bs, transpose)
+
+        def rescued(found: Solution, constants: list, bs: Array) -> Solution:
+            """The same, from a factorisation where a Krylov method failed and memory allows.
+
+            A loop that runs at most once: unlike lax.cond, it costs nothing under vmap unless some element of the batch
+            needs it. The unit vectors depend on the state, or XLA would form the matrix before the loop.
+            """
+            if n > DENSE_SIZE:
+                return found
+
+            def densely(state):
+                found, tried = state
+                formed = by_factors(constants, bs, tried.astype(jnp.int32))
+                keep = found.status == OK
+                x = jnp.where(keep.reshape(-1, *[1] * like.ndim), found.x, formed.x)
+                return Solution(x, jnp.where(keep, OK, formed.status), found.steps + jnp.where(keep, 0, n)), ~tried
+
+            start = (found, jnp.array(False))
+            return while_loop(lambda s: jnp.any(s[0].status != OK) & ~s[1], densely, start)[0]
+
+        def single(constants: list, right: tuple) -> Solution:
+            found = jax.tree.map(lambda leaf: leaf[None], by_products(constants, *right))
+            return jax.tree.map(lambda leaf: leaf[0], rescued(found, constants, right[0][None]))
+
+        def many(constants: list, right: tuple) -> Solution:
+            bs, atols = right
+            if n <= DENSE_SIZE and dense_cost <= 64 * len(bs) * step_cost:
+                return by_factors(constants, bs)
+            found = jax.vmap(by_products, in_axes=(None, 0, 0))(constants, bs, atols)
+            return rescued(found, constants, bs)
+
+        solver = batchable(single, many)
+        return lambda b, atol: solver(constants, (b, atol))
+
+    # Other people's
+
+    def _lineax(self, solver: lx.AbstractLinearSolver, transpose: bool) -> Callable[[Array, Array], Solution]:
+        options, space = self.options, self.space
+        structure = jax.ShapeDtypeStruct(self.right.shape, self.right.dtype)
+        tags: list[Any] = []
+        if options.symmetric or options.positive_definite:
+            tags.append(lx.symmetric_tag)
+        if options.positive_definite:
+            tags.append(lx.positive_semidefinite_tag)
+        product = self._acting(self.product, transpose)
+        settings = {}
+        if options.preconditioner is not None:
+            precondition = self._acting(self.on_arrays(options.preconditioner), transpose)
+            settings["preconditioner"] = lx.FunctionLinearOperator(precondition, structure, tags)
+        # Lineax bounds the residual it has updated on the way, entry by entry, by atol + rtol |b_i|: leave room for the
+        # number of entries and for the drift of that residual from the true one.
+        rtol = options.rtol
+        if rtol is None and getattr(solver, "rtol", None) is not None:
+            rtol = 100 * solver.rtol  # type: ignore[attr-defined]
+
+        def solve(b: Array, atol: Array) -> Solution:
             state = solver.init(lx.FunctionLinearOperator(product, structure, tags), settings)
             x, result, _ = solver.compute(state, b, settings)
-            # Lineax bounds the residual it has updated on the way, entry by entry, by atol + rtol |b_i|: leave room
-            # for the number of entries and for the drift of that residual from the true one.
-            rtol, atol = options.rtol, options.atol
-            if rtol is None:
-                rtol = 100 * own if (own := getattr(solver, "rtol", None)) is not None else None
-            if atol is None:
-                atol = 10 * space.size**0.5 * getattr(solver, "atol", 0.0)
-            least_squares = not solver.assume_full_rank()
-            status = check(product, x, b, space, rtol, atol, least_squares)
-            return x, first(status, failed_if(result != lx.RESULTS.successful, NOT_CONVERGED))
+            if options.atol is None:
+                atol = jnp.asarray(10 * space.size**0.5 * getattr(solver, "atol", 0.0), b.dtype)
+            if solver.assume_full_rank():
+                status = check(product, x, b, space.eps, rtol, atol)
+            else:  # the residual of a least-squares solution that must be small is A' (b - A x)
+                adjoint = lambda v: jax.linear_transpose(product, b)(v)[0]
+                status = check(lambda v: adjoint(product(v)), x, adjoint(b), space.eps, rtol, atol)
+            return Solution(x, first(status, failed_if(result != lx.RESULTS.successful, NOT_CONVERGED)), jnp.int32(0))
 
-        return strategy
+        return solve
 
-    if options.preconditioner is None:
-        return with_preconditioner(None), with_preconditioner(None)
+    def _callable(self, solver: Callable, transpose: bool) -> Callable[[Array, Array], Solution]:
+        space, product = self.space, self._acting(self.product, transpose)
 
-    def precondition(v):
-        return space.to_real(options.preconditioner(space.from_real(v)))
+        def solve(b: Array, atol: Array) -> Solution:
+            x = solver(lambda v: space.from_real(product(space.to_real(v))), space.from_real(b))
+            x = space.to_real(x)
+            return Solution(x, check(product, x, b, space.eps, self.options.rtol, atol), jnp.int32(0))
 
-    return with_preconditioner(precondition), with_preconditioner(lambda v: jax.linear_transpose(precondition, b)(v)[0])
-
-
-def _callable(solver: Callable, space: RealSpace, options: LinearOptions) -> tuple[Strategy, Strategy]:
-    def strategy(product, b):
-        x = solver(lambda v: space.from_real(product(space.to_real(v))), space.from_real(b))
-        x = space.to_real(x)
-        return x, check(product, x, b, space, options.rtol, options.atol or 0.0)
-
-    return strategy, strategy
+        return solve
 
 
-def check(product, x: Vector, b: Vector, space: RealSpace, rtol, atol, least_squares: bool = False) -> Status:
-    """The status of a solution that somebody else computed, from its true residual.
+class Hoisted(NamedTuple):
+    """A linear map whose constants are arguments."""
 
-    Without a tolerance the limit is ||b - A x|| <= sqrt(eps) ||b||. For a least-squares solution the residual that
-    must be small is A' (b - A x).
-    """
-    residual = [right - left for right, left in zip(b, product(x), strict=True)]
-    scale = norm(b)
-    if least_squares:
-        transpose = jax.linear_transpose(product, b)
-        residual, scale = transpose(residual)[0], norm(transpose(b)[0])
-    limit = jnp.maximum((space.eps**0.5 if rtol is None else rtol) * scale, atol)
-    return first(_finite(b), failed_if(~(norm(residual) <= limit), NOT_CONVERGED))
+    jaxpr: jex.Jaxpr
+
+    def __call__(self, constants: list) -> Product:
+        """The map with these constants."""
+        run = jex.jaxpr_as_fun(jex.ClosedJaxpr(self.jaxpr, constants))
+        return lambda v: run(v)[0]
 
 
-def _finite(b: Vector) -> Status:
-    return failed_if(~jnp.isfinite(dot(b, b)), NOT_FINITE)
+def hoisted(maps: list[Product], like: Array) -> tuple[list[Hoisted], list[list]]:
+    """Maps as functions of their constants: vmap then tells whether a batch has one matrix."""
+    closed = [jax.make_jaxpr(one)(like) for one in maps]
+    return [Hoisted(c.jaxpr) for c in closed], [list(c.consts) for c in closed]
 
 
-def form(product: Product, like: Vector, shift: Array | int = 0) -> Array:
-    """The matrix of a linear map on lists of arrays, from its products with the unit vectors (`shift` is 0)."""
-    number = jnp.arange(sum(leaf.size for leaf in like))
-    identity = varying((number[:, None] == number + shift).astype(like[0].dtype), axes_of(like))
-    return jax.vmap(lambda e: join(product(split(e, like))))(identity).T
-
-
-def join(arrays: Vector) -> Array:
-    """One vector from a list of arrays."""
-    return arrays[0].ravel() if len(arrays) == 1 else jnp.concatenate([leaf.ravel() for leaf in arrays])
-
-
-def split(vector: Array, like: Sequence[Any]) -> Vector:
-    """A list of arrays with the shapes of `like` from one vector."""
-    result, start = [], 0
-    for leaf in like:
-        result.append(vector[start : start + leaf.size].reshape(leaf.shape))
-        start += leaf.size
-    return result
+def form(product: Product, like: Array, shift: Array | int = 0) -> Float[Array, "n n"]:
+    """The matrix of a linear map on arrays, from its products with the unit vectors (`shift` is 0)."""
+    number = jnp.arange(like.size)
+    identity = varying((number[:, None] == number + shift).astype(like.dtype), axes_of(like))
+    rows = jax.vmap(lambda e: product(e.reshape(like.shape)).ravel())(identity)
+    # An array of one dimension has one layout: XLA would otherwise ask the product for that of the transpose, which its
+    # Fourier transform on the CPU cannot give.
+    return lax.optimization_barrier(rows.ravel()).reshape(rows.shape).T

@@ -10,7 +10,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._adjoint import Implicit
-from .._linear import trial
+from .._failure import OK
+from .._linear import examine
 from .._varying import scan
 from ..certify._linearised import Linearised
 from ..optimality._condition import Condition
@@ -67,9 +68,8 @@ def hypergradient(
         product, options = at.adjoint.system(at.program, at.x, at.theta)
         if options.solver is None and options.rtol is None:
             options = options._replace(rtol=0.0, atol=goal)
-        found = trial(product, at.like_x(b), options, transpose)
-        steps = jnp.int32(b.size) if found.steps is None else found.steps
-        return at.unknowns.vector(jax.tree.leaves(found.x)), steps, found.converged
+        found = examine(product, at.like_x(b), options, transpose)
+        return at.unknowns.vector(jax.tree.leaves(found.x)), found.steps, found.status == OK
 
     def evaluate(carry: tuple[Array, Array], first: Array) -> tuple[tuple[Array, Array], tuple]:
         position, u = carry

@@ -11,9 +11,9 @@ from jax import tree_util as jtu
 from jaxtyping import Array, Float, PyTree
 
 from .._adjoint import Adjoint, Implicit, pushforward_theta, pushforward_x
-from .._linear import RealSpace
 from .._program import CONCRETE_NEEDED, Program, compiled_call, trace
 from .._root import as_root, check_unknowns
+from .._space import RealSpace
 
 Vector = Float[Array, " n"]
 Covector = Float[Array, " p"]
@@ -41,15 +41,11 @@ class Flat:
 
     def vector(self, leaves: Sequence[Array]) -> Array:
         """One real vector from leaves."""
-        parts = [part.ravel() for part in self.space.to_real(list(leaves))]
-        return parts[0] if len(parts) == 1 else jnp.concatenate([*parts, jnp.zeros(0, self.dtype)])
+        return self.space.to_real(list(leaves)).ravel()
 
     def leaves(self, vector: Array) -> list[Array]:
         """The leaves of a vector."""
-        if not self.space.part_shapes:
-            return []
-        shape = self.space.part_shapes[0] if len(self.space.part_shapes) == 1 else vector.shape
-        return self.space.from_real([vector.reshape(shape)])
+        return self.space.from_real(vector)
 
 
 @dataclasses.dataclass(frozen=True)

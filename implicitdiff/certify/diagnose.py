@@ -11,8 +11,12 @@ from jax import tree_util as jtu
 from jaxtyping import PyTree
 
 from .._adjoint import Adjoint, Implicit
-from .._linear import RealSpace, trial
+from .._dense import cholesky, lu
+from .._failure import OK
+from .._linear import examine, method_of
 from .._program import name_of
+from .._space import RealSpace
+from ..krylov import Krylov
 from . import _spectrum as spectrum
 from ._finite_differences import Comparison, compare
 from ._kinks import nearest_kink
@@ -227,7 +231,9 @@ def _measured(here: Linearised) -> tuple[dict, str]:
     step = here.solve(here.value())
     estimate = estimated(here, None, None, samples=8, step=step)
     product, options = here.adjoint.system(here.program, here.x, here.theta)
-    linear = trial(product, here.like_x(second), options)
+    method, right = method_of(n, options), here.like_x(second)
+    linear = examine(product, right, options)
+    left = jax.tree.map(lambda b, c: b - c, right, product(linear.x))
     definite = jnp.int32(0)
     if n > spectrum.FORMED_SIZE:
         sizes = spectrum.largest(here.A, here.A_transposed, n, n, dtype), smallest(here)
@@ -249,10 +255,10 @@ def _measured(here: Linearised) -> tuple[dict, str]:
         definite=definite,
         largest=sizes[0],
         smallest=sizes[1],
-        steps=jnp.int32(-1) if linear.steps is None else linear.steps,
-        converged=linear.converged,
-        linear_residual=linear.residual,
-    ), linear.method
+        steps=linear.steps if isinstance(method, Krylov) else jnp.int32(-1),
+        converged=linear.status == OK,
+        linear_residual=norm(here.unknowns.vector(jax.tree.leaves(left))) / norm(second),
+    ), {lu: "LU", cholesky: "Cholesky"}.get(method) or name_of(method)
 
 
 def _verdict(found: Diagnosis, scale: float, eps: float, converged: bool) -> str:

@@ -13,20 +13,21 @@ right-hand sides are orthogonal to.
 
 from collections.abc import Callable
 
-from ._cycle import Cycle, Krylov, Product, Vector
+from jaxtyping import Array
+
+from ._cycle import Cycle, Krylov, Product
 
 
 def on_range(method: Krylov, W: Product, M: Product, transpose: bool = False) -> Callable[..., Cycle]:
     """Cycles that solve with A = I - M W, or with its transpose, by cycles of a symmetric method on S."""
 
-    def S(w: Vector) -> Vector:
-        return M([a - b for a, b in zip(w, W(M(w)), strict=True)])
+    def S(w: Array) -> Array:
+        return M(w - W(M(w)))
 
-    def cycle(product: Product, r: Vector, target, budget, precondition: Product | None) -> Cycle:
+    def cycle(product: Product, r: Array, goal, budget, precondition: Product | None) -> Cycle:
         del product, precondition
-        step = method.cycle(S, M(r) if transpose else M(W(r)), target, budget, None)
+        step = method.cycle(S, M(r) if transpose else M(W(r)), goal, budget, None)
         moved = M(step.correction)
-        correction = [a + b for a, b in zip(r, W(moved) if transpose else moved, strict=True)]
-        return step._replace(correction=correction)
+        return step._replace(correction=r + (W(moved) if transpose else moved))
 
     return cycle

@@ -1,33 +1,32 @@
-"""What the Krylov methods share: vector algebra on lists of arrays, and the loop around them that tells the truth.
+"""What the Krylov methods share: their options, and the loop around them that measures the true residual.
 
 A Krylov method updates its residual by recurrence, and in floating point the recurrence drifts away from
 b - A x. `refine` therefore runs the method in cycles: each cycle solves for a correction, then the true residual
 is computed, and only the true residual decides whether the solve succeeded.
 """
 
-import operator
 from collections.abc import Callable
-from functools import reduce
 from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import lineax as lx
 from jax import lax
-from jaxtyping import Array, PyTree
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
-from .._dense import SMALLEST_PIVOT
-from .._varying import while_loop
+from .._varying import axes_of, varying, while_loop
 
-# The relative error that float32 results may have by a test with noise, some times smaller than what is promised.
+# The largest relative error that rounding noise in the residual may cause; see `refine`.
 LARGEST_ERROR = 3e-4
+# Beyond 1 / (that many units of rounding) the ratio ||A|| ||x|| / ||b|| leaves no correct digits in x.
+LARGEST_GROWTH = 400
 
-Vector: TypeAlias = list[Array]
-Product: TypeAlias = Callable[[Vector], Vector]
+Product: TypeAlias = Callable[[Array], Array]
 
 
 def rounding_unit(eps: float) -> float:
-    """The normwise backward error to ask for: about what a good direct solver reaches.
+    """The normwise backward error to ask for, about what a good direct solver reaches.
 
     The relative error of the solution is at most the condition number times that. In float32 every digit counts, and
     a product that cannot be had to 4 eps is better left to a factorisation.
@@ -35,48 +34,35 @@ def rounding_unit(eps: float) -> float:
     return 20 * eps if eps < 1e-12 else 4 * eps
 
 
-def dot(a: Vector, b: Vector) -> Array:
-    """The real inner product."""
-    return reduce(operator.add, map(_inner, a, b))
-
-
-def _inner(x: Array, y: Array) -> Array:
-    if any(axis is not None for axis in jax.typeof(x).sharding.spec):  # an explicit sharding: vdot refuses it
+def dot(x: Array, y: Array) -> Array:
+    """The real inner product of two arrays of one shape."""
+    if any(axis is not None for axis in jax.typeof(x).sharding.spec):  # vdot refuses an explicit sharding
         return jnp.sum(x * y)
     return jnp.vdot(x, y, precision=lax.Precision.HIGHEST)
 
 
-def norm(a: Vector) -> Array:
+def norm(x: Array) -> Array:
     """The Euclidean norm."""
-    return jnp.sqrt(dot(a, a))
+    return jnp.sqrt(dot(x, x))
 
 
-def axpy(scale: Array, x: Vector, y: Vector) -> Vector:
-    """`scale * x + y`."""
-    return [scale * a + b for a, b in zip(x, y, strict=True)]
+def scattered(like: Array, seed: int = 0) -> Array:
+    """Numbers in [-1, 1) without a pattern, the same at each call: their places in the array, hashed.
 
-
-def times(scale: Array, x: Vector) -> Vector:
-    """`scale * x`."""
-    return [scale * a for a in x]
-
-
-def stopping(method: "Krylov", r: Vector, target: Array, precondition: Product | None) -> Callable[..., Array]:
-    """The residual at which a cycle may stop, of a lower bound of ||A|| and a function for the norm of the correction.
-
-    The goal of `refine` grows with the solution, which is 0 when the first cycle begins.
+    Not `jax.random`, whose keys would make equal programs look different. Needed wherever structure in a vector would
+    hide something: as a probe of the size of A, and as the shadow vector of BiCGStab.
     """
-    eps = float(jnp.finfo(r[0].dtype).eps)
-    if method.rtol is not None or precondition is not None or eps > 1e-12:
-        return lambda norm_A, norm_d: target
-    largest = 1e-3 * norm(r)
-    return lambda norm_A, norm_d: jnp.maximum(target, jnp.minimum(rounding_unit(eps) * norm_A * norm_d(), largest))
+    place = jnp.arange(like.size, dtype=jnp.uint32) + jnp.uint32(0x9E3779B9 * (seed + 1) % 2**32)
+    for _ in range(2):
+        place = (place ^ (place >> 16)) * jnp.uint32(0x45D9F3B)
+    place = (place ^ (place >> 16)).reshape(like.shape)
+    return varying(place.astype(like.dtype) * 2.0**-31 - 1, axes_of(like))
 
 
 class Cycle(NamedTuple):
     """What one cycle returns: a correction, the products used, a lower bound of ||A||, whether A is as it must be."""
 
-    correction: Vector
+    correction: Array
     steps: Array
     norm_A: Array  # noqa: N815
     sound: Array | bool = True
@@ -85,7 +71,7 @@ class Cycle(NamedTuple):
 class Outcome(NamedTuple):
     """The solution of a linear system and how far to trust it."""
 
-    x: Vector
+    x: Array
     converged: Array
     steps: Array
     residual: Array
@@ -109,38 +95,51 @@ class Krylov(lx.AbstractLinearSolver):
     # A cycle that leaves more than this share of the residual has stagnated.
     stagnation: ClassVar[float] = 0.9
 
-    def cycle(self, product: Product, r: Vector, target: Array, budget: Array, precondition: Product | None) -> Cycle:
-        """Solve A d = r to ||r - A d|| <= target in at most `budget` products."""
+    def cycle(self, product: Product, r: Array, goal: Callable, budget: Array, precondition: Product | None) -> Cycle:
+        """Solve A d = r in at most `budget` products.
+
+        Stop where ||r - A d|| <= goal(norm_A, norm_d), given a lower bound of ||A|| and a function that returns ||d||.
+        """
         raise NotImplementedError
 
     def solve(
         self,
         product: Product,
-        b: Vector,
+        b: Array,
         precondition: Product | None = None,
         cycle: Callable[..., Cycle] | None = None,
+        probe: bool = False,
+        norm_A: Array | float = 0.0,  # noqa: N803
     ) -> Outcome:
-        """Solve A x = b given v -> A v; A is never formed. `cycle` is another way to corrections than the method's."""
-        size = sum(leaf.size for leaf in b)
-        limit = min(max(10 * size, 200), 20_000) if self.max_steps is None else self.max_steps
-        return refine(self, cycle or self.cycle, product, b, limit, precondition)
+        """Solve A x = b given v -> A v; A is never formed.
+
+        Args:
+            product: v -> A v on arrays like b.
+            b: right-hand side, an array of any shape.
+            precondition: v -> M v with M close to the inverse of A.
+            cycle: another way to corrections than the method's own.
+            probe: also solve for rounding noise, and converge only where that changes x little; see `refine`.
+            norm_A: a lower bound of ||A||, where one is known: the methods see it along their own directions only.
+        """
+        limit = min(max(10 * b.size, 200), 20_000) if self.max_steps is None else self.max_steps
+        return refine(self, cycle or self.cycle, product, b, limit, precondition, probe, norm_A)
 
     # lineax's interface. The operator is its own state: there is nothing to factorise.
     def init(self, operator: lx.AbstractLinearOperator, options: dict) -> lx.AbstractLinearOperator:
         del options
         return lx.linearise(operator)
 
-    def compute(self, state: lx.AbstractLinearOperator, vector: PyTree, options: dict):
-        leaves, tree = jax.tree.flatten(vector)
+    def compute(self, state: lx.AbstractLinearOperator, vector: Any, options: dict):
+        b, unravel = ravel_pytree(vector)
         precondition = options.get("preconditioner")
 
         def as_product(matrix):
-            return lambda v: jax.tree.leaves(matrix.mv(jax.tree.unflatten(tree, v)))
+            return lambda v: ravel_pytree(matrix.mv(unravel(v)))[0]
 
-        outcome = self.solve(as_product(state), leaves, precondition and as_product(precondition))
+        outcome = self.solve(as_product(state), b, precondition and as_product(precondition))
         successful, unsuccessful = cast(Any, (lx.RESULTS.successful, lx.RESULTS.max_steps_reached))
         result = lx.RESULTS.where(outcome.converged, successful, unsuccessful)
-        return jax.tree.unflatten(tree, outcome.x), result, {"num_steps": outcome.steps}
+        return unravel(outcome.x), result, {"num_steps": outcome.steps}
 
     def transpose(self, state: lx.AbstractLinearOperator, options: dict):
         return state.T, {k: v.T if k == "preconditioner" else v for k, v in options.items()}
@@ -156,34 +155,42 @@ def refine(
     method: Krylov,
     cycle: Callable[..., Cycle],
     product: Product,
-    b: Vector,
+    b: Array,
     limit: int,
     precondition: Product | None,
+    probe: bool,
+    norm_A: Array | float,  # noqa: N803
 ) -> Outcome:
     """Run cycles on the true residual until it is small, the budget is spent, or nothing improves.
 
-    In float32 a residual of rounding size may hide an error of percents (condition 1e5). There one more cycle solves
-    for the residual that is left, which is rounding noise and shows what A makes of that: a correction of x that is
-    not small is the size of its error.
+    A residual of rounding size may hide an error of percents (condition 1e5 in float32), or a singular A. One more
+    cycle therefore solves for noise of the size of the residual, wherever rounding could matter: in float32 for the
+    residual that is left, with `probe` for noise without a pattern. What comes out is how far x moves when b moves by
+    its rounding error. Where that is more than LARGEST_ERROR of x, or cannot be had because the noise is not in the
+    range of A, the solve has not converged.
     """
-    dtype = jnp.result_type(*b)
+    dtype = b.dtype
     norm_b = norm(b)
     eps = float(jnp.finfo(dtype).eps)
-    noise_tells = method.rtol is None and 1e-12 < eps < 1e-3
+    unit = rounding_unit(eps)
+    full = method.rtol is None
+    verify = full and 1e-12 < eps < 1e-3 or full and probe and eps < 1e-3
+    noisy = verify and probe and eps < 1e-12
+    # How far the cycle for the noise goes: a null vector of A holds a share of about 1 / sqrt(n) of it.
+    share = 2e-3 / max(b.size, 1) ** 0.5 if noisy else LARGEST_ERROR
 
-    def goal(x, norm_A):
-        if method.rtol is None:
-            rounding = rounding_unit(eps) * (norm_A * norm(x) + norm_b)
+    def goal(norm_A, norm_x):
+        if full:
             # Where A is singular, x grows until any residual is small beside it.
+            rounding = unit * (norm_A * norm_x + norm_b)
             return jnp.maximum(jnp.minimum(rounding, 1e-3 * norm_b), method.atol).astype(dtype)
         return jnp.maximum(method.rtol * norm_b, method.atol).astype(dtype)
 
     def small(x, residual, norm_A):
         # Doubled: the recurrence aims at the goal, and its drift shall not cost another cycle. NaN compares false.
-        met = residual <= 2 * goal(x, norm_A)
-        if method.rtol is None:
-            # Where x is that large, it is made of directions that A shrinks to its rounding noise (see _dense).
-            met = met & (SMALLEST_PIVOT * eps * norm_A * norm(x) <= norm_b)
+        met = residual <= 2 * goal(norm_A, norm(x))
+        if full:
+            met = met & (LARGEST_GROWTH * eps * norm_A * norm(x) <= norm_b)
         return met
 
     def unfinished(state):
@@ -192,29 +199,38 @@ def refine(
 
     def body(state):
         x, r, residual, norm_A, steps, _, _ = state
-        target, verifying = goal(x, norm_A), small(x, residual, norm_A)
-        if noise_tells:
-            target = jnp.where(verifying, 3e-4 * residual, target)
-        step = cycle(product, r, target, limit - steps, precondition)
-        x = axpy(jnp.ones((), dtype), step.correction, x)
-        r = axpy(-jnp.ones((), dtype), product(x), b)
+        at_x = goal(norm_A, norm(x))
+        if full and eps < 1e-12 and precondition is None:
+            # The goal grows with the solution, which is 0 when the first cycle begins.
+            aim = lambda norm_A, norm_d: jnp.maximum(at_x, jnp.minimum(unit * norm_A * norm_d(), 1e-3 * residual))
+        else:
+            aim = lambda norm_A, norm_d: at_x
+        right = r
+        if verify:
+            verifying = small(x, residual, norm_A)
+            if noisy:
+                noise = scattered(r, 1)
+                right = jnp.where(verifying, noise * (residual / norm(noise)), r)
+            found = aim
+            aim = lambda norm_A, norm_d: jnp.where(verifying, share * residual, found(norm_A, norm_d))
+        step = cycle(product, right, aim, limit - steps, precondition)
+        norm_A = jnp.maximum(norm_A, step.norm_A)
+        moved = x + step.correction
+        sure = jnp.array(not verify)
+        if noisy:
+            left = norm(right - product(step.correction))
+            sure = verifying & (left <= 2 * share * residual) & (norm(step.correction) <= LARGEST_ERROR * norm(x))
+            moved = jnp.where(verifying, x, moved)
+        elif verify:
+            sure = step.sound & (norm(step.correction) <= LARGEST_ERROR * norm(moved))
+        r = b - product(moved)
         new = norm(r)
-        sure = jnp.asarray(step.sound)
         improving = new < method.stagnation * residual
-        if noise_tells:
-            sure = sure & (norm(step.correction) <= LARGEST_ERROR * norm(x))
-            improving = ~verifying & (improving | small(x, new, norm_A))
-        return x, r, new, jnp.maximum(norm_A, step.norm_A), steps + step.steps, improving, sure
+        if verify:
+            improving = ~verifying & (improving | small(moved, new, norm_A))
+        return moved, r, new, norm_A, steps + step.steps, improving, sure
 
-    zero = [jnp.zeros_like(leaf) for leaf in b]
-    start = (
-        zero,
-        b,
-        norm_b,
-        jnp.zeros((), dtype),
-        jnp.zeros((), jnp.int32),
-        jnp.array(True),
-        jnp.array(not noise_tells),
-    )
+    size = jnp.asarray(norm_A, dtype)
+    start = (jnp.zeros_like(b), b, norm_b, size, jnp.zeros((), jnp.int32), jnp.array(True), jnp.array(not verify))
     x, _, residual, norm_A, steps, _, sure = while_loop(unfinished, body, start)
-    return Outcome(x, small(x, residual, norm_A) & sure, steps, residual)
+    return Outcome(x, small(x, residual, norm_A) & (sure | (norm_b == 0)), steps, residual)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._varying import while_loop
-from ._cycle import Cycle, Krylov, Product, Vector, axpy, dot, norm, stopping
+from ._cycle import Cycle, Krylov, Product, dot, norm, scattered
 
 
 class BiCGStab(Krylov):
@@ -24,11 +24,12 @@ class BiCGStab(Krylov):
 
     length: int = 2
 
-    def cycle(self, product: Product, r: Vector, target, budget, precondition: Product | None) -> Cycle:  # noqa: D102
+    def cycle(self, product: Product, r: Array, goal, budget, precondition: Product | None) -> Cycle:  # noqa: D102
         M = precondition or (lambda v: v)
-        one = jnp.ones((), r[0].dtype)
-        shadow, products = scattered(r), 2 * self.length
-        goal = stopping(self, r, target, precondition)
+        one, products = jnp.ones((), r.dtype), 2 * self.length
+        # The directions are made orthogonal to the Krylov space of A' that begins here. The usual choice, the first
+        # residual r, breaks down at once where r' A r = 0, as for every r in a game of two players, whose A is skew.
+        shadow = scattered(r)
 
         def unfinished(state):
             d, _, _, _, residual, norm_A, step, alive = state
@@ -42,11 +43,11 @@ class BiCGStab(Krylov):
             for j in range(self.length):
                 new = dot(rs[j], shadow)
                 beta, rho = divided(alpha * new, rho), new
-                us = [axpy(-beta, u, r) for u, r in zip(us, rs, strict=True)]
+                us = [r - beta * u for u, r in zip(us, rs, strict=True)]
                 us.append(product(M(us[j])))
                 alpha = divided(rho, dot(us[j + 1], shadow))
-                d = axpy(alpha, us[0], d)
-                rs = [axpy(-alpha, u, r) for u, r in zip(us[1:], rs, strict=True)]
+                d = d + alpha * us[0]
+                rs = [r - alpha * u for u, r in zip(us[1:], rs, strict=True)]
                 moved = M(rs[j])
                 rs.append(product(moved))
                 if precondition is not None:
@@ -55,33 +56,16 @@ class BiCGStab(Krylov):
             coefficients = least(gram)
             r, u = rs[0], us[0]
             for j, c in enumerate(coefficients):
-                d, r, u = axpy(c, rs[j], d), axpy(-c, rs[j + 1], r), axpy(-c, us[j + 1], u)
+                d, r, u = d + c * rs[j], r - c * rs[j + 1], u - c * us[j + 1]
             for after, before in sizes or [(gram[j + 1][j + 1], gram[j][j]) for j in range(self.length)]:
                 norm_A = jnp.maximum(norm_A, jnp.sqrt(divided(after, before)))
             omega = coefficients[-1]
             return d, r, u, (rho, alpha, omega), norm(r), norm_A, step + products, omega != 0
 
-        zero = [jnp.zeros_like(leaf) for leaf in r]
+        zero = jnp.zeros_like(r)
         start = (zero, r, zero, (one, 0 * one, one), norm(r), 0 * one, jnp.zeros((), jnp.int32), jnp.array(True))
         d, _, _, _, _, norm_A, steps, _ = while_loop(unfinished, body, start)
         return Cycle(M(d), steps, norm_A)
-
-
-def scattered(like: Vector) -> Vector:
-    """Numbers in [-1, 1) without a pattern: their places, hashed.
-
-    The directions are made orthogonal to the Krylov space of A' that begins here. The usual choice, the first residual
-    r, breaks down at once where r' A r = 0, as for every r in a game of two players, whose A is skew.
-    """
-
-    def hashed(leaf: Array, seed: int) -> Array:
-        place = jnp.arange(leaf.size, dtype=jnp.uint32) + jnp.uint32(0x9E3779B9 * (seed + 1) % 2**32)
-        for _ in range(2):
-            place = (place ^ (place >> 16)) * jnp.uint32(0x45D9F3B)
-        place = (place ^ (place >> 16)).reshape(leaf.shape)
-        return place.astype(leaf.dtype) * 2.0**-31 - 1
-
-    return [hashed(leaf, seed) for seed, leaf in enumerate(like)]
 
 
 def divided(a: Array, b: Array) -> Array:

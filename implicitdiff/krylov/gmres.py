@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array
 
 from .._varying import fori_loop, while_loop
-from ._cycle import Cycle, Krylov, Product, Vector, norm, times
+from ._cycle import Cycle, Krylov, Product, norm
 
 # A second pass of Gram-Schmidt where the first one leaves less than that share of a vector: a digit is lost.
 CANCELLATION = 0.1
@@ -31,11 +31,13 @@ class GMRES(Krylov):
     # Restarted GMRES may be slow and still get there.
     stagnation: ClassVar[float] = 0.99
 
-    def cycle(self, product: Product, r: Vector, target, budget, precondition: Product | None) -> Cycle:  # noqa: D102
+    def cycle(self, product: Product, r: Array, goal, budget, precondition: Product | None) -> Cycle:  # noqa: D102
         M = precondition or (lambda v: v)
-        dtype = r[0].dtype
-        m = min(self.restart, sum(leaf.size for leaf in r))
+        dtype = r.dtype
+        m = min(self.restart, r.size)
         beta = norm(r)
+        # The norm of the correction is known at the end only: aim at the residual of a correction of length 0.
+        target = goal(jnp.zeros((), dtype), lambda: jnp.zeros((), dtype))
 
         def unfinished(state):
             _, _, _, residual, _, step = state
@@ -43,14 +45,14 @@ class GMRES(Krylov):
 
         def body(state):
             V, Q, R, _, norm_A, j = state
-            v = M([leaf[j] for leaf in V])
+            v = M(V[j])
             w = product(v)
             size = norm(w)
             norm_A = jnp.maximum(norm_A, size / norm(v))
             h, w = orthogonalise(V, w, j + 1)
             h, w = lax.cond(norm(w) < CANCELLATION * size, lambda: again(V, w, j + 1, h), lambda: (h, w))
             length = norm(w)
-            V = [leaf.at[j + 1].set(jnp.where(length > 0, x / length, 0)) for leaf, x in zip(V, w, strict=True)]
+            V = V.at[j + 1].set(jnp.where(length > 0, w / length, 0))
             # Q holds the rotations so far: it makes the Hessenberg columns upper triangular.
             h = Q @ h[: m + 1].at[j + 1].set(length)
             rho = jnp.hypot(h[j], h[j + 1])
@@ -60,38 +62,36 @@ class GMRES(Krylov):
             R = R.at[:, j].set(h.at[j].set(rho).at[j + 1].set(0))
             return V, Q, R, jnp.abs(beta * Q[j + 1, 0]), norm_A, j + 1
 
-        first = times(1 / jnp.where(beta > 0, beta, 1), r)
         rows = -(-(m + 1) // BLOCK) * BLOCK if m >= BLOCK else m + 1
-        basis = [jnp.zeros((rows, *leaf.shape), dtype).at[0].set(leaf) for leaf in first]
-        start = (basis, jnp.eye(m + 1, dtype=dtype), jnp.zeros((m + 1, m), dtype), beta,
-                 jnp.zeros((), dtype), jnp.zeros((), jnp.int32))  # fmt: skip
+        V = jnp.zeros((rows, *r.shape), dtype).at[0].set(r / jnp.where(beta > 0, beta, 1))
+        Q, R, step = jnp.eye(m + 1, dtype=dtype), jnp.zeros((m + 1, m), dtype), jnp.zeros((), jnp.int32)
+        start = (V, Q, R, beta, jnp.zeros((), dtype), step)
         V, Q, R, _, norm_A, steps = while_loop(unfinished, body, start)
         used = jnp.arange(m) < steps
         R = R[:m] + jnp.diag(jnp.where(used, 0, 1).astype(dtype))
         y = jsl.solve_triangular(R, jnp.where(used, beta * Q[:m, 0], 0))
-        return Cycle(M([jnp.tensordot(y, leaf[:m], axes=1) for leaf in V]), steps, norm_A)
+        return Cycle(M(jnp.tensordot(y, V[:m], axes=1)), steps, norm_A)
 
 
-def again(V: Vector, w: Vector, used: Array, h: Array) -> tuple[Array, Vector]:
+def again(V: Array, w: Array, used: Array, h: Array) -> tuple[Array, Array]:
     """A second pass, where most of w was cancelled in the first one."""
     more, w = orthogonalise(V, w, used)
     return h + more, w
 
 
-def orthogonalise(V: Vector, w: Vector, used: Array) -> tuple[Array, Vector]:
+def orthogonalise(V: Array, w: Array, used: Array) -> tuple[Array, Array]:
     """Coefficients of w in the first rows of V, and what is left of w without them.
 
     By blocks of rows: all rows at once would read those that are still empty, and one after the other would be as many
     small kernels, and as many sums over devices.
     """
-    rows = V[0].shape[0]
+    rows = V.shape[0]
     size = min(BLOCK, rows)
 
     def of_block(i, state):
         h, w = state
-        block = [lax.dynamic_slice_in_dim(leaf, i * size, size) for leaf in V]
-        part = sum(jnp.tensordot(leaf, x, axes=x.ndim) for leaf, x in zip(block, w, strict=True))
-        w = [x - jnp.tensordot(part, leaf, axes=1) for leaf, x in zip(block, w, strict=True)]
-        return lax.dynamic_update_slice_in_dim(h, part, i * size, 0), w
+        block = lax.dynamic_slice_in_dim(V, i * size, size)
+        part = jnp.tensordot(block, w, axes=w.ndim)
+        return lax.dynamic_update_slice_in_dim(h, part, i * size, 0), w - jnp.tensordot(part, block, axes=1)
 
-    return fori_loop(0, (used + size - 1) // size, of_block, (jnp.zeros(rows, w[0].dtype), w))
+    return fori_loop(0, (used + size - 1) // size, of_block, (jnp.zeros(rows, w.dtype), w))

@@ -1,11 +1,30 @@
 """The minimum-residual method for symmetric systems."""
 
-from typing import Any
+from typing import NamedTuple
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from .._varying import while_loop
-from ._cycle import Cycle, Krylov, Product, Vector, axpy, dot, norm, stopping, times
+from ._cycle import Cycle, Krylov, Product, dot, norm
+
+
+class _State(NamedTuple):
+    d: Array  # the correction
+    p: Array  # its last two directions
+    p_old: Array
+    u: Array  # the last two Lanczos vectors, before they are normalised
+    u_old: Array
+    y: Array  # M u
+    beta: Array  # subdiagonal entries of the tridiagonal matrix
+    beta_old: Array
+    cs: Array  # the last Givens rotation
+    sn: Array
+    delta: Array  # entries above the diagonal of the triangle
+    epsilon: Array
+    phi: Array  # the right-hand side, rotated: its size is the residual
+    norm_A: Array  # noqa: N815
+    step: Array
 
 
 class MINRES(Krylov):
@@ -13,52 +32,59 @@ class MINRES(Krylov):
 
     The Lanczos process builds an orthonormal basis with a tridiagonal matrix, Givens rotations turn that into an
     upper triangle of bandwidth three, and x is updated along directions with a three-term recurrence. A
-    preconditioner must be symmetric positive definite.
+    preconditioner must be symmetric positive definite. Where A is singular and b in its range, the solution is that of
+    least norm.
     """
 
-    def cycle(self, product: Product, r: Vector, target, budget, precondition: Product | None) -> Cycle:  # noqa: D102
+    def cycle(self, product: Product, r: Array, goal, budget, precondition: Product | None) -> Cycle:  # noqa: D102
         M = precondition or (lambda v: v)
-        zero = [jnp.zeros_like(leaf) for leaf in r]
-        nil = jnp.zeros((), r[0].dtype)
+        zero, nil = jnp.zeros_like(r), jnp.zeros((), r.dtype)
         y = M(r)
         beta = jnp.sqrt(dot(r, y))
-        # With a preconditioner the method sees the residual in the norm of its inverse: scale the target alike.
-        target = target if precondition is None else target * beta / jnp.sqrt(dot(r, r))
+        # With a preconditioner the method sees the residual in the norm of its inverse: compare with the goal alike.
+        unit = jnp.ones((), r.dtype) if precondition is None else norm(r) / jnp.where(beta > 0, beta, 1)
 
-        goal = stopping(self, r, target, precondition)
-
-        def unfinished(s):
+        def unfinished(s: _State):
             # beta == 0: the Krylov space is exhausted, and the solution lies in it if there is one.
-            return (s["residual"] > goal(s["norm_A"], lambda: norm(s["d"]))) & (s["step"] < budget) & (s["beta"] > 0)
+            met = jnp.abs(s.phi) * unit <= goal(s.norm_A, lambda: norm(s.d))
+            return ~met & (s.step < budget) & (s.beta > 0)
 
-        def body(s):
-            v = times(1 / s["beta"], s["y"])
-            w = product(v)
-            w = axpy(-s["beta"] / jnp.where(s["step"] > 0, s["beta_old"], 1), s["u_old"], w)
+        def body(s: _State):
+            started = s.step > 0
+            # One step of the Lanczos process.
+            v = s.y / s.beta
+            w = product(v) - s.beta / jnp.where(started, s.beta_old, 1) * s.u_old
             alpha = dot(v, w)
-            w = axpy(-alpha / s["beta"], s["u"], w)
+            w = w - alpha / s.beta * s.u
             y = M(w)
             beta = jnp.sqrt(jnp.maximum(dot(w, y), 0))
             # Rotate the new column of the tridiagonal matrix.
-            epsilon = s["epsilon"]
-            delta = s["cs"] * s["delta"] + s["sn"] * alpha
-            gamma_bar = s["sn"] * s["delta"] - s["cs"] * alpha
-            gamma = jnp.sqrt(gamma_bar**2 + beta**2)
+            delta = s.cs * s.delta + s.sn * alpha
+            gamma_bar = s.sn * s.delta - s.cs * alpha
+            gamma = jnp.hypot(gamma_bar, beta)
             safe = jnp.where(gamma > 0, gamma, 1)
             cs, sn = jnp.where(gamma > 0, gamma_bar / safe, 1), beta / safe
-            direction = times(1 / safe, axpy(-delta, s["p"], axpy(-epsilon, s["p_old"], v)))
-            norm_A = jnp.sqrt(alpha**2 + beta**2 + jnp.where(s["step"] > 0, s["beta"], 0) ** 2)
-            return dict(
-                d=axpy(cs * s["phi"], direction, s["d"]), p=direction, p_old=s["p"],
-                u=w, u_old=s["u"], y=y, beta=beta, beta_old=s["beta"],
-                cs=cs, sn=sn, delta=-s["cs"] * beta, epsilon=s["sn"] * beta, phi=sn * s["phi"],
-                residual=jnp.abs(sn * s["phi"]), norm_A=jnp.maximum(s["norm_A"], norm_A), step=s["step"] + 1,
-            )  # fmt: skip
+            p = (v - s.epsilon * s.p_old - delta * s.p) / safe
+            norm_A = jnp.sqrt(alpha**2 + beta**2 + jnp.where(started, s.beta, 0) ** 2)
+            return _State(
+                d=s.d + cs * s.phi * p,
+                p=p,
+                p_old=s.p,
+                u=w,
+                u_old=s.u,
+                y=y,
+                beta=beta,
+                beta_old=s.beta,
+                cs=cs,
+                sn=sn,
+                delta=-s.cs * beta,
+                epsilon=s.sn * beta,
+                phi=sn * s.phi,
+                norm_A=jnp.maximum(s.norm_A, norm_A),
+                step=s.step + 1,
+            )
 
-        start: dict[str, Any] = dict(
-            d=zero, p=zero, p_old=zero, u=r, u_old=zero, y=y, beta=beta, beta_old=nil,
-            cs=nil - 1, sn=nil, delta=nil, epsilon=nil, phi=beta,
-            residual=beta, norm_A=nil, step=jnp.zeros((), jnp.int32),
-        )  # fmt: skip
+        step = jnp.zeros((), jnp.int32)
+        start = _State(zero, zero, zero, r, zero, y, beta, nil, nil - 1, nil, nil, nil, beta, nil, step)
         end = while_loop(unfinished, body, start)
-        return Cycle(end["d"], end["step"], end["norm_A"])
+        return Cycle(end.d, end.step, end.norm_A)

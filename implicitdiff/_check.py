@@ -1,0 +1,45 @@
+"""Whether a solution of A x = b is to be trusted, where A is known by products alone."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._failure import NOT_CONVERGED, Status, failed_if
+from .krylov._cycle import LARGEST_GROWTH, Product, norm, rounding_unit, scattered
+
+
+def check(product: Product, x: Array, b: Array, eps: float, rtol: float | None, atol: Array | float) -> Status:
+    """The status of a solution, from its true residual r = b - A x.
+
+    With a tolerance, that is what was asked for. Without one, the solution is as good as that of a direct solver:
+    either r is far below b, or the normwise backward error ||r|| / (||A|| ||x|| + ||b||) is of rounding size. And each
+    row is satisfied in its own scale, |r_i| <= sqrt(eps) (||A_i|| ||x|| + |b_i|): equations in small units count.
+    """
+    r = b - product(x)
+    if rtol is not None:
+        return failed_if(~(norm(r) <= jnp.maximum(rtol * norm(b), atol)), NOT_CONVERGED)
+    rows = row_norms(product, b)
+    backward = 5 * rounding_unit(eps) * (least_norm(rows) * norm(x) + norm(b))
+    grown = LARGEST_GROWTH * eps * least_norm(rows) * norm(x) > norm(b)
+    small = (norm(r) <= eps**0.5 * norm(b)) | ((norm(r) <= backward) & ~grown) | (norm(r) <= atol)
+    return failed_if(~(small & by_row(r, rows, x, b, eps)), NOT_CONVERGED)
+
+
+def by_row(r: Array, rows: Array, x: Array, b: Array, eps: float) -> Array:
+    """Whether each row of A x = b holds in its own scale."""
+    return jnp.all(jnp.abs(r) <= eps**0.5 * (rows * norm(x) + jnp.abs(b)))
+
+
+def row_norms(product: Product, like: Array) -> Float[Array, "..."]:
+    """Estimates of the Euclidean norms of the rows of A, from products with two vectors without pattern."""
+    probes = jnp.stack([scattered(like, seed) for seed in (2, 3)])
+    # The variance of their entries is 1/3.
+    return jnp.sqrt(1.5 * jnp.sum(jax.vmap(product)(probes) ** 2, axis=0))
+
+
+def least_norm(rows: Array) -> Float[Array, ""]:
+    """A lower bound of ||A||, from the norms of its rows.
+
+    It is the root mean square of the singular values, or the longest row, whose estimate may be three times too long.
+    """
+    return jnp.maximum(norm(rows) / rows.size**0.5, jnp.max(rows) / 3)
