@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._failure import NOT_CONVERGED, Status, failed_if
-from .krylov._cycle import LARGEST_GROWTH, Product, norm, rounding_unit, scattered
+from ._varying import scattered
+from .krylov._cycle import LARGEST_GROWTH, Product, norm, rounding_unit
 
 
 def check(product: Product, x: Array, b: Array, eps: float, rtol: float | None, atol: Array | float) -> Status:

@@ -10,7 +10,6 @@ It does not change when rows of A are scaled, and sees b and x: a badly scaled s
 one that is singular up to rounding, is not, whatever b is.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,167 +19,134 @@ from jax.lax import linalg
 from jaxtyping import Array, Bool, Float
 
 from ._failure import NOT_AS_DECLARED, NOT_FINITE, OK, SINGULAR, Status, failed_if, first
-from ._varying import fori_loop, while_loop
+from ._varying import scattered, while_loop
 
 # The largest bound of a relative error that passes.
 LARGEST_ERROR = 1e-2
-# Up to this size the inverse is formed: the bound is then two products.
+# Up to this size the inverse is formed, and the bound is one.
 INVERSE_SIZE = 128
-# Beyond, |A^-1| is estimated by this many steps of Hager's method.
-ESTIMATES = 3
+# Beyond, so many solutions tell how far x moves when rows are off by their bounds with any signs (Kenney and Laub,
+# "Small-sample statistical condition estimates", 1994). Rounding errors of one sign in all rows could move it farther,
+# by less than the margin.
+PROBES = 8
+MARGIN = 10
 
 
 class Factors(NamedTuple):
-    """A matrix, scaled, with its triangular factors.
-
-    With powers of two as `rows` R and `columns` C, the largest entry of each row and column of R A C is about 1.
+    """A matrix with its triangular factors.
 
     Attributes:
         A: the matrix itself.
-        rows: R.
-        columns: C.
-        triangle: of P (R A C)' = L U both factors, or the L of R A C = L L'.
+        triangle: of P A' = L U both factors, or the L of A = L L'.
         permutation: P, or None for a Cholesky factor.
-        inverse: (R A C)^-1 for small matrices, else None.
-        noise: the backward error in units of the largest entries: rounding, and the part of A that is not symmetric.
+        noise: the relative error of the entries: rounding, and the part of A that is not symmetric.
         status: what is known before a right-hand side is.
     """
 
     A: Float[Array, "n n"]
-    rows: Float[Array, " n"]
-    columns: Float[Array, " n"]
     triangle: Float[Array, "n n"]
     permutation: Array | None
-    inverse: Float[Array, "n n"] | None
-    noise: Float[Array, ""]
-    status: Status
+    noise: Float[Array, ""] | float
+    status: Status | int
 
     def solve(self, B: Float[Array, "n k"], transpose: bool = False) -> Float[Array, "n k"]:
         """Solve A X = B, or A' X = B."""
-        before, after = (self.columns, self.rows) if transpose else (self.rows, self.columns)
-        return after[:, None] * self._apply(before[:, None] * B, transpose)
-
-    def _apply(self, B: Array, transpose: bool) -> Array:
-        """(R A C)^-1 B, or its transpose times B."""
-        if self.inverse is not None:
-            return _times(self.inverse.T if transpose else self.inverse, B)
         if self.permutation is None:
             B = linalg.triangular_solve(self.triangle, B, left_side=True, lower=True)
             return linalg.triangular_solve(self.triangle, B, left_side=True, lower=True, transpose_a=True)
-        return _by_lu(self.triangle, self.permutation, B, transpose)
+        lower = dict(left_side=True, lower=True, unit_diagonal=True, transpose_a=not transpose)
+        upper = dict(left_side=True, lower=False, transpose_a=not transpose)
+        if transpose:  # P A' = L U
+            B = linalg.triangular_solve(self.triangle, B[self.permutation], **lower)
+            return linalg.triangular_solve(self.triangle, B, **upper)
+        B = linalg.triangular_solve(self.triangle, B, **upper)  # A = U' L' P
+        B = linalg.triangular_solve(self.triangle, B, **lower)
+        return jnp.zeros_like(B).at[self.permutation].set(B, unique_indices=True)
 
-    def error(self, weights: Float[Array, " n"], limits: Float[Array, " n"], transpose: bool) -> Float[Array, ""]:
-        """The largest of |A^-1| weights / limits, entry by entry, or of |A'^-1| weights / limits."""
-        before, after = (self.columns, self.rows) if transpose else (self.rows, self.columns)
-        left, right = after / limits, before * weights
-        if self.inverse is not None:
-            size = jnp.abs(self.inverse.T if transpose else self.inverse)
-            return jnp.max(left * _times(size, right[:, None])[:, 0])
-        # The largest row sum of M = diag(left) (R A C)^-1 diag(right) is the 1-norm of its transpose.
-        return one_norm(
-            lambda v: right * self._apply((left * v)[:, None], not transpose)[:, 0],
-            lambda v: left * self._apply((right * v)[:, None], transpose)[:, 0],
-            right.size,
-            right.dtype,
-        )
+
+def lu(A: Float[Array, "n n"], eps: float) -> Factors:
+    """Factorise any square matrix with partial pivoting."""
+    # The transpose is factorised, because reverse mode solves with it, and there is one scatter less in that direction.
+    triangle, _, permutation = linalg.lu(A.T)
+    return Factors(A, triangle, permutation, eps, OK)
+
+
+def cholesky(A: Float[Array, "n n"], eps: float) -> Factors:
+    """Factorise a symmetric positive definite matrix, A = L L'."""
+    # |A_ij| <= sqrt(A_ii A_jj): what A - A' is to be small beside, in any units.
+    diagonal = jnp.sqrt(jnp.abs(jnp.diagonal(A)))
+    asymmetry = jnp.max(jnp.abs(A - A.T) / (diagonal[:, None] * diagonal + jnp.finfo(A.dtype).tiny))
+    L = linalg.cholesky(A, symmetrize_input=False)
+    definite = jnp.isfinite(L[-1, -1]) & (asymmetry <= eps**0.5)  # a failed factorisation is NaN throughout
+    return Factors(A, L, None, eps + asymmetry, failed_if(~definite, NOT_AS_DECLARED))
+
+
+# The checks below are few and wide reductions: every kernel costs compile time, which users feel before anything else.
 
 
 def solve_columns(
     factors: Factors, B: Float[Array, "n k"], eps: float, transpose: bool = False
 ) -> tuple[Float[Array, "n k"], Status]:
-    """Solve for k right-hand sides; a status for each.
+    """Solve A X = B, or A' X = B, for k right-hand sides; a status for each.
 
-    In float32 on a platform with float64, and for small matrices, the solutions are refined: the residual is that of
-    the matrix given, not of its factors.
+    In float32 on a platform with float64 the solutions are refined with residuals in float64: the error is then that of
+    A and of B, no longer the condition number times the rounding unit of float32 (Higham, chapter 12).
     """
+    n, k = B.shape
     A = factors.A.T if transpose else factors.A
     fine = jax.dtypes.canonicalize_dtype(jnp.float64) if A.dtype == jnp.float32 else A.dtype
-    X = factors.solve(B, transpose).astype(fine)
-    refined = factors.inverse is not None or fine != A.dtype
-
-    def residual(X: Array) -> Array:
-        return B - _times(A.astype(fine), X)
-
-    for _ in range(2 if fine != A.dtype else 1 if refined else 0):
-        X = X + factors.solve(residual(X).astype(A.dtype), transpose)
-    # Half precision has no digits for the usual limit.
-    limit = max(LARGEST_ERROR, 16 * eps)
+    right = jnp.concatenate([B, jnp.eye(n, dtype=B.dtype)], axis=1) if n <= INVERSE_SIZE else B
+    found = factors.solve(right, transpose)
+    X = found[:, :k].astype(fine)
+    if fine != A.dtype:
+        for _ in range(2):
+            X = X + factors.solve((B - _times(A.astype(fine), X)).astype(A.dtype), transpose)
     # Refined, the residual is known beyond the precision of A: what is left is the rounding of the entries of A, of
     # eps / 2 at most, which does not conspire.
     noise = eps / 4 if fine != A.dtype else factors.noise
-    units = factors.rows if transpose else factors.columns
+    # The error is to be small beside x in the units given, and in those that make the columns of A equally long. Half
+    # precision has no digits for the usual limit.
+    lengths = jnp.max(jnp.abs(A), axis=0)
+    limit = max(LARGEST_ERROR, 16 * eps)
 
-    def checked(_: Array | None = None) -> Bool[Array, " k"]:
-        """Whether the error of each solution is within the limit, from its own residual."""
-        magnitude = _times(jnp.abs(A).astype(fine), jnp.abs(X)) + jnp.abs(B)
-        weights = (jnp.abs(residual(X)) + noise * magnitude).astype(A.dtype)
+    def weights() -> Array:
+        """What each row may be off by."""
+        if n <= INVERSE_SIZE:
+            terms = A.astype(fine)[:, :, None] * X
+            total, size = jnp.sum(jnp.stack([terms, jnp.abs(terms)]), axis=2)
+        else:
+            total, size = _times(A.astype(fine), X), _times(jnp.abs(A).astype(fine), jnp.abs(X))
+        return (jnp.abs(B - total) + noise * (size + jnp.abs(B))).astype(A.dtype)
 
-        def one(w: Array, x: Array) -> Array:
-            # The error is to be small beside x in the units given, and in those in which A is scaled.
-            scale = jnp.max(jnp.abs(x))
-            scaled = jnp.max(jnp.abs(x) / units) * units
-            # 1 where x is 0, so is b, and nothing is in doubt.
-            limits = jnp.where(scale > 0, jnp.minimum(scale, scaled), 1)
-            return factors.error(w, jnp.where(limits > 0, limits, 1), transpose) <= limit
+    def small(error: Array) -> Array:
+        """Whether the errors of the columns of X are within the limit."""
+        scales = jnp.stack([jnp.ones_like(lengths), lengths])
+        sizes = jnp.max(jnp.abs(jnp.stack([error, X])) * scales[:, None, :, None], axis=2)
+        return jnp.all(sizes[:, 0] <= limit * sizes[:, 1], axis=0)
 
-        return jax.vmap(one, in_axes=1)(weights, X.astype(A.dtype))
+    def bounded(w: Array, limits: Array) -> Array:
+        """Whether |A^-1| w <= limits, from solutions for w with signs that follow no pattern."""
+        signs = jnp.sign(scattered(jnp.broadcast_to(w[:, None], (n, PROBES))))
+        moved = factors.solve(w[:, None] * signs, transpose)
+        return jnp.all(MARGIN * jnp.sqrt(jnp.mean(moved**2, axis=1)) <= limits)
 
-    if factors.inverse is not None:
-        trusted = checked()
+    if n <= INVERSE_SIZE:
+        trusted = small(jnp.sum(jnp.abs(found[:, k:, None]) * weights(), axis=1))
     else:
-        # A bound for all right-hand sides at once; only where it fails is each looked at by itself.
-        size = noise * jnp.abs(A)
-        sure = (factors.error(size @ jnp.ones_like(units), jnp.ones_like(units), transpose) <= limit) & (
-            factors.error(size @ units, units, transpose) <= limit
-        )
-        every = jnp.broadcast_to(sure, B.shape[1:])
-        trusted, _ = while_loop(lambda s: ~s[1], lambda s: (checked(), jnp.array(True)), (every, sure | (factors.status != OK)))
-    bad = failed_if(~trusted, SINGULAR)
-    finite = failed_if(~jnp.all(jnp.isfinite(B), axis=0), NOT_FINITE)
-    return X.astype(B.dtype), first(finite, jnp.broadcast_to(factors.status, bad.shape), bad)
-
-
-def lu(A: Float[Array, "n n"], eps: float) -> Factors:
-    """Factorise any square matrix with partial pivoting."""
-    rows = power_of_two(jnp.max(jnp.abs(A), axis=1))
-    columns = power_of_two(jnp.max(rows[:, None] * jnp.abs(A), axis=0))
-    scaled = rows[:, None] * A * columns
-    # The transpose is factorised, because reverse mode solves with it, and there is one scatter less in that direction.
-    triangle, _, permutation = linalg.lu(scaled.T)
-    inverse = None
-    if A.shape[0] <= INVERSE_SIZE:
-        inverse = _by_lu(triangle, permutation, jnp.eye(A.shape[0], dtype=A.dtype), False)
-    finite = jnp.all(jnp.isfinite(A))
-    return Factors(A, rows, columns, triangle, permutation, inverse, jnp.asarray(eps, A.dtype), failed_if(~finite, NOT_FINITE))
-
-
-def cholesky(A: Float[Array, "n n"], eps: float) -> Factors:
-    """Factorise a symmetric positive definite matrix, A = L L'."""
-    diagonal = jnp.diagonal(A)
-    # |A_ij| <= sqrt(A_ii A_jj): what A - A' is to be small beside, in any units.
-    scale = power_of_two(jnp.sqrt(jnp.abs(diagonal)))
-    scaled = scale[:, None] * A * scale
-    asymmetry = jnp.max(jnp.abs(scaled - scaled.T), initial=0)
-    L = linalg.cholesky(scaled, symmetrize_input=False)
-    inverse = None
-    if A.shape[0] <= INVERSE_SIZE:
-        half = linalg.triangular_solve(L, jnp.eye(A.shape[0], dtype=A.dtype), left_side=True, lower=True)
-        inverse = _times(half.T, half)
-    finite = jnp.all(jnp.isfinite(A))
-    definite = jnp.all(jnp.isfinite(L)) & (asymmetry <= eps**0.5)
-    status = first(failed_if(~finite, NOT_FINITE), failed_if(~definite, NOT_AS_DECLARED))
-    return Factors(A, scale, scale, L, None, inverse, eps + asymmetry, status)
-
-
-def _by_lu(triangle: Array, permutation: Array, B: Array, transpose: bool) -> Array:
-    lower = dict(left_side=True, lower=True, unit_diagonal=True, transpose_a=not transpose)
-    upper = dict(left_side=True, lower=False, transpose_a=not transpose)
-    if transpose:  # P A' = L U
-        B = linalg.triangular_solve(triangle, B[permutation], **lower)
-        return linalg.triangular_solve(triangle, B, **upper)
-    B = linalg.triangular_solve(triangle, B, **upper)  # A = U' L' P
-    B = linalg.triangular_solve(triangle, B, **lower)
-    return jnp.zeros_like(B).at[permutation].set(B, unique_indices=True)
+        size = jnp.max(jnp.abs(X), axis=0)
+        scaled = jnp.max(jnp.abs(X) * lengths[:, None], axis=0) / lengths[:, None]
+        limits = (limit * jnp.where(size > 0, jnp.minimum(size, scaled), 1)).astype(A.dtype)
+        if k == 1:
+            trusted = bounded(weights()[:, 0], limits[:, 0])[None]
+        else:
+            # One bound for all, since |b| <= |A| |x|; only where it fails each is looked at by itself.
+            least = jnp.min(limits / jnp.where(size > 0, size, 1), axis=1).astype(A.dtype)
+            sure = bounded((2 * noise * jnp.sum(jnp.abs(A), axis=1)).astype(A.dtype), least)
+            each = lambda _: (jax.vmap(bounded, in_axes=1)(weights(), limits), jnp.array(True))
+            trusted, _ = while_loop(lambda state: ~state[1], each, (jnp.broadcast_to(sure, k), sure))
+    finite = failed_if(~jnp.all(jnp.isfinite(lengths)), NOT_FINITE)
+    status = first(finite, jnp.asarray(factors.status, jnp.int32))
+    return X.astype(B.dtype), first(jnp.broadcast_to(status, k), failed_if(~trusted, SINGULAR))
 
 
 def least_squares(
@@ -188,54 +154,27 @@ def least_squares(
 ) -> tuple[Float[Array, "n k"], Bool[Array, " k"]]:
     """The solutions of least norm of A X = B with a singular A, and for which columns they are solutions.
 
-    They are where the residual is of rounding size once the directions are left out that A maps to rounding noise, and
-    where a gap separates these from the others: the singular values of a matrix that is only ill-conditioned fall
-    without one.
-
-    Rows are brought to one size first, which changes neither the solutions nor their norms.
+    They are where b has only rounding noise along the directions that A maps nothing to, and where a gap separates these
+    directions from the others: the singular values of a matrix that is only ill-conditioned fall without one.
     """
-    n = len(A)
-    rows = power_of_two(jnp.max(jnp.abs(A), axis=1))[:, None]
-    scaled, right = rows * A, rows * B
-    U, sizes, Vt = jnp.linalg.svd(scaled)
-    rounding = 4 * max(n / 16, 1) ** 0.5 * eps
-    kept = sizes > rounding * sizes[0]
-    clear = jnp.all(~kept | (sizes > rounding * eps**-0.25 * sizes[0]))
-    X = _times(Vt.T, jnp.where(kept, 1 / jnp.where(kept, sizes, 1), 0)[:, None] * _times(U.T, right))
-    residual = jnp.linalg.norm(right - _times(scaled, X), axis=0)
-    size = sizes[0] * jnp.linalg.norm(X, axis=0) + jnp.linalg.norm(right, axis=0)
-    return X, clear & (residual <= 100 * rounding * size)
-
-
-def one_norm(product: Callable, transposed: Callable, n: int, dtype) -> Float[Array, ""]:
-    """An estimate, from below and nearly always within a factor of 3, of the 1-norm of a linear map on vectors.
-
-    Hager's method in the form of Higham 1988, algorithm 4.1, with a fixed number of steps.
-    """
-    alternating = (1 + jnp.arange(n, dtype=dtype) / max(n - 1, 1)) * (1 - 2 * (jnp.arange(n) % 2)).astype(dtype)
-    least = 2 * jnp.sum(jnp.abs(product(alternating))) / (3 * n)
-
-    def step(_, state):
-        v, best = state
-        y = product(v)
-        w = transposed(jnp.where(y >= 0, 1, -1).astype(dtype))
-        largest = jnp.argmax(jnp.abs(w))
-        # NaN stays: an estimate that is not finite passes no limit.
-        size = jnp.sum(jnp.abs(y))
-        best = jnp.where(size > best, size, best) + 0 * size
-        return (jnp.arange(n) == largest).astype(dtype), best
-
-    start = jnp.full(n, 1 / n, dtype) + 0 * alternating
-    return fori_loop(0, ESTIMATES, step, (start, least))[1]
+    U, sizes, Vt = linalg.svd(A)
+    rounding = 4 * max(len(A) / 16, 1) ** 0.5 * eps * sizes[0]
+    kept = (sizes > rounding)[:, None]
+    clear = jnp.all(~kept[:, 0] | (sizes > rounding * eps**-0.25))
+    coordinates = _times(U.T, B)
+    Y = jnp.where(kept, coordinates, 0) / jnp.where(kept, sizes[:, None], 1)
+    # What A makes of noise in B and in A itself, beside what of B is left.
+    noise = 100 * (rounding * jnp.max(jnp.abs(Y), axis=0) + rounding / sizes[0] * jnp.max(jnp.abs(coordinates), axis=0))
+    left = jnp.max(jnp.where(kept, 0, jnp.abs(coordinates)), axis=0)
+    return _times(Vt.T, Y), clear & (left <= noise)
 
 
 def power_of_two(size: Float[Array, "..."]) -> Float[Array, "..."]:
-    """About 1 / size, as a power of two, so that a product with it is exact; 1 where size is 0 or not finite."""
-    usable = (size > 0) & jnp.isfinite(size)
+    """About 1 / size, as a power of two, so that a product with it is exact; 1 for 0, NaN where size is not finite."""
     # Without a mantissa; 1 / size of the smallest and the largest numbers would not be one.
     bounded = jnp.clip(size, 4 * jnp.finfo(size.dtype).tiny, jnp.finfo(size.dtype).max / 4)
     power = lax.reduce_precision(bounded, jnp.finfo(size.dtype).nexp, 0)
-    return jnp.where(usable, 1 / power, 1)
+    return jnp.where(size == 0, 1, 1 / power + 0 * size)
 
 
 def _times(A: Array, B: Array) -> Array:

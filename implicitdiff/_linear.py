@@ -139,12 +139,14 @@ class System:
     def strategy(self, transpose: bool) -> Callable[[Array], Solution]:
         """The way to solve A x = b for arrays b like `right`, or A' x = b."""
         strategy = self._strategy(transpose)
+        if self.method in (dense.lu, dense.cholesky):
+            return lambda b: strategy(b, jnp.zeros((), b.dtype))
 
         def scaled(b: Array) -> Solution:
-            # To size 1: the squares of tiny and of huge numbers are none.
+            # To size 1: the squares of tiny and of huge numbers are not numbers.
             unit = dense.power_of_two(jnp.max(jnp.abs(b)))
             found = strategy(b * unit, jnp.asarray(self.atol, b.dtype) * unit)
-            status = first(failed_if(~jnp.all(jnp.isfinite(b)), NOT_FINITE), found.status)
+            status = first(failed_if(~jnp.isfinite(unit), NOT_FINITE), found.status)
             return found._replace(x=found.x / unit, status=status)
 
         return scaled
@@ -186,11 +188,11 @@ class System:
         solver = batchable(single, many)
         return lambda b, atol: solver(factors, b)
 
-    def _columns(self, factors: dense.Factors, bs: Array, transpose: bool) -> Solution:
+    def _columns(self, factors: dense.Factors, bs: Array, transpose: bool, decomposed: bool = True) -> Solution:
         """Solve with factors for right-hand sides stacked along the first axis."""
         B = bs.reshape(len(bs), -1).T
         X, status = dense.solve_columns(factors, B, self.space.eps, transpose)
-        if (transpose or not self.options.well_posed) and len(B) <= SVD_SIZE:
+        if decomposed and (transpose or not self.options.well_posed):
             # Where A is singular the system may still be consistent. In reverse mode any solution u of A' u = x_bar
             # will do: x_bar' x_dot = u' A x_dot = -u' B theta_dot along every differentiable path of solutions.
             def decompose(state):
@@ -243,7 +245,8 @@ class System:
 
         def by_factors(constants: list, bs: Array, shift: Array | int = 0) -> Solution:
             factors = dense.lu(form(maps[0](constants[0]), like, shift), self.space.eps)
-            return self._columns(factors, bs, transpose)
+            # A Krylov method finds the solution of a system that is singular and consistent.
+            return self._columns(factors, bs, transpose, decomposed=False)
 
         def rescued(found: Solution, constants: list, bs: Array) -> Solution:
             """The same, from a factorisation where a Krylov method failed and memory allows.

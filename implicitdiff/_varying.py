@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
 
@@ -70,3 +71,16 @@ def scan(body: Callable, init: PyTree, xs: PyTree, **options: Any) -> tuple[PyTr
         return varying(carry, axes), y
 
     return lax.scan(step, varying(init, axes), xs, **options)
+
+
+def scattered(like: Array, seed: int = 0) -> Array:
+    """Numbers in [-1, 1) without a pattern, the same at each call: their places in the array, hashed.
+
+    Not `jax.random`, whose keys would make equal programs look different. Needed wherever structure in a vector would
+    hide something: as a probe of the size of A, and as the shadow vector of BiCGStab.
+    """
+    place = jnp.arange(like.size, dtype=jnp.uint32) + jnp.uint32(0x9E3779B9 * (seed + 1) % 2**32)
+    for _ in range(2):
+        place = (place ^ (place >> 16)) * jnp.uint32(0x45D9F3B)
+    place = (place ^ (place >> 16)).reshape(like.shape)
+    return varying(place.astype(like.dtype) * 2.0**-31 - 1, axes_of(like))

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse.linalg as spl
 
 from implicitdiff.krylov import CG, GMRES, MINRES, BiCGStab
-from implicitdiff.krylov._cycle import scattered
+from implicitdiff._varying import scattered
 from implicitdiff.krylov.bicgstab import least
 
 N = 80

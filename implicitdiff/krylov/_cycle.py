@@ -15,7 +15,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from .._varying import axes_of, varying, while_loop
+from .._varying import scattered, while_loop
 
 # The largest relative error that rounding noise in the residual may cause; see `refine`.
 LARGEST_ERROR = 3e-4
@@ -44,19 +44,6 @@ def dot(x: Array, y: Array) -> Array:
 def norm(x: Array) -> Array:
     """The Euclidean norm."""
     return jnp.sqrt(dot(x, x))
-
-
-def scattered(like: Array, seed: int = 0) -> Array:
-    """Numbers in [-1, 1) without a pattern, the same at each call: their places in the array, hashed.
-
-    Not `jax.random`, whose keys would make equal programs look different. Needed wherever structure in a vector would
-    hide something: as a probe of the size of A, and as the shadow vector of BiCGStab.
-    """
-    place = jnp.arange(like.size, dtype=jnp.uint32) + jnp.uint32(0x9E3779B9 * (seed + 1) % 2**32)
-    for _ in range(2):
-        place = (place ^ (place >> 16)) * jnp.uint32(0x45D9F3B)
-    place = (place ^ (place >> 16)).reshape(like.shape)
-    return varying(place.astype(like.dtype) * 2.0**-31 - 1, axes_of(like))
 
 
 class Cycle(NamedTuple):

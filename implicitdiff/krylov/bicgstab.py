@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._varying import while_loop
-from ._cycle import Cycle, Krylov, Product, dot, norm, scattered
+from .._varying import scattered, while_loop
+from ._cycle import Cycle, Krylov, Product, dot, norm
 
 
 class BiCGStab(Krylov):
