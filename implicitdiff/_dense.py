@@ -6,8 +6,8 @@ more than |r| and the rounding of its own terms, so that
 
     |x - A^-1 b|  <=  |A^-1| (|r| + eps (|A| |x| + |b|)).
 
-It does not change when rows of A are scaled, and sees b and x: a badly scaled system is solved, while a singular one, or
-one that is singular up to rounding, is not, whatever b is.
+It does not change when rows of A are scaled, and sees b and x: a badly scaled system is solved, while one that is
+singular, or singular up to rounding, is not, whatever b is.
 """
 
 from typing import NamedTuple
@@ -142,7 +142,10 @@ def solve_columns(
             # One bound for all, since |b| <= |A| |x|; only where it fails each is looked at by itself.
             least = jnp.min(limits / jnp.where(size > 0, size, 1), axis=1).astype(A.dtype)
             sure = bounded((2 * noise * jnp.sum(jnp.abs(A), axis=1)).astype(A.dtype), least)
-            each = lambda _: (jax.vmap(bounded, in_axes=1)(weights(), limits), jnp.array(True))
+
+            def each(_):
+                return jax.vmap(bounded, in_axes=1)(weights(), limits), jnp.array(True)
+
             trusted, _ = while_loop(lambda state: ~state[1], each, (jnp.broadcast_to(sure, k), sure))
     finite = failed_if(~jnp.all(jnp.isfinite(lengths)), NOT_FINITE)
     status = first(finite, jnp.asarray(factors.status, jnp.int32))
@@ -154,8 +157,8 @@ def least_squares(
 ) -> tuple[Float[Array, "n k"], Bool[Array, " k"]]:
     """The solutions of least norm of A X = B with a singular A, and for which columns they are solutions.
 
-    They are where b has only rounding noise along the directions that A maps nothing to, and where a gap separates these
-    directions from the others: the singular values of a matrix that is only ill-conditioned fall without one.
+    They are where b has only rounding noise along the directions that A maps nothing to, and where a gap separates
+    these directions from the others: the singular values of a matrix that is only ill-conditioned fall without one.
     """
     U, sizes, Vt = linalg.svd(A)
     rounding = 4 * max(len(A) / 16, 1) ** 0.5 * eps * sizes[0]

@@ -210,7 +210,7 @@ class System:
     # Krylov methods
 
     def _krylov(
-        self, method: Krylov, product: Product, b: Array, atol: Array, transpose: bool, parts: tuple = ()
+        self, method: Krylov, product: Product, b: Array, atol: Array, transpose: bool, parts: tuple | None = None
     ) -> Solution:
         """Solve by products alone, and check each row."""
         options, eps = self.options, self.space.eps
@@ -218,7 +218,7 @@ class System:
         precondition = None
         if options.preconditioner is not None:
             precondition = self._acting(self.on_arrays(options.preconditioner), transpose)
-        cycle = on_range(method, *parts, transpose) if parts else None
+        cycle = on_range(method, parts[0], parts[1], transpose) if parts else None
         # Reverse mode may have a right answer where A is singular; see `_columns`.
         probe = options.well_posed and not transpose
         rows = row_norms(product, b)
@@ -302,6 +302,8 @@ class System:
         if rtol is None and getattr(solver, "rtol", None) is not None:
             rtol = 100 * solver.rtol  # type: ignore[attr-defined]
 
+        adjoint = self._acting(self.product, not transpose)
+
         def solve(b: Array, atol: Array) -> Solution:
             state = solver.init(lx.FunctionLinearOperator(product, structure, tags), settings)
             x, result, _ = solver.compute(state, b, settings)
@@ -310,7 +312,6 @@ class System:
             if solver.assume_full_rank():
                 status = check(product, x, b, space.eps, rtol, atol)
             else:  # the residual of a least-squares solution that must be small is A' (b - A x)
-                adjoint = lambda v: jax.linear_transpose(product, b)(v)[0]
                 status = check(lambda v: adjoint(product(v)), x, adjoint(b), space.eps, rtol, atol)
             return Solution(x, first(status, failed_if(result != lx.RESULTS.successful, NOT_CONVERGED)), jnp.int32(0))
 

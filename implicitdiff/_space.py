@@ -51,4 +51,3 @@ class RealSpace:
             else:
                 leaves.append(next(supply).astype(dtype))
         return jax.tree.unflatten(self.tree, leaves)
-

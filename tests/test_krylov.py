@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg as spl
 
-from implicitdiff.krylov import CG, GMRES, MINRES, BiCGStab
 from implicitdiff._varying import scattered
+from implicitdiff.krylov import CG, GMRES, MINRES, BiCGStab
 from implicitdiff.krylov.bicgstab import least
 
 N = 80
@@ -69,9 +69,7 @@ def test_bicgstab_needs_no_more_products_than_scipys():
 def test_bicgstab_with_eigenvalues_along_the_imaginary_axis():
     rotation = np.random.default_rng(0).standard_normal((N, N)) / np.sqrt(N)
     A, b = 0.3 * np.eye(N) + rotation - rotation.T, np.random.default_rng(1).standard_normal(N)
-    two, one = (
-        BiCGStab(length=length, max_steps=400).solve(lambda v: A @ v, jnp.asarray(b)) for length in (2, 1)
-    )
+    two, one = (BiCGStab(length=length, max_steps=400).solve(lambda v: A @ v, jnp.asarray(b)) for length in (2, 1))
     assert two.converged
     np.testing.assert_allclose(two.x, np.linalg.solve(A, b), atol=1e-11)
     assert not one.converged

@@ -9,7 +9,6 @@ import pytest
 import implicitdiff as idf
 from implicitdiff.krylov import CG, GMRES, MINRES, BiCGStab
 
-
 # In the range of none of the singular matrices below, so that no adjoint system has a solution.
 COTANGENT = jnp.linspace(1.0, 1.7, 400)
 

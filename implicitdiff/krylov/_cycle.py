@@ -96,7 +96,7 @@ class Krylov(lx.AbstractLinearSolver):
         precondition: Product | None = None,
         cycle: Callable[..., Cycle] | None = None,
         probe: bool = False,
-        norm_A: Array | float = 0.0,  # noqa: N803
+        norm_A: Array | float = 0.0,
     ) -> Outcome:
         """Solve A x = b given v -> A v; A is never formed.
 
@@ -146,7 +146,7 @@ def refine(
     limit: int,
     precondition: Product | None,
     probe: bool,
-    norm_A: Array | float,  # noqa: N803
+    norm_A: Array | float,
 ) -> Outcome:
     """Run cycles on the true residual until it is small, the budget is spent, or nothing improves.
 
@@ -161,17 +161,17 @@ def refine(
     eps = float(jnp.finfo(dtype).eps)
     unit = rounding_unit(eps)
     full = method.rtol is None
-    verify = full and 1e-12 < eps < 1e-3 or full and probe and eps < 1e-3
+    verify = full and eps < 1e-3 and (probe or eps > 1e-12)
     noisy = verify and probe and eps < 1e-12
     # How far the cycle for the noise goes: a null vector of A holds a share of about 1 / sqrt(n) of it.
     share = 2e-3 / max(b.size, 1) ** 0.5 if noisy else LARGEST_ERROR
 
     def goal(norm_A, norm_x):
-        if full:
-            # Where A is singular, x grows until any residual is small beside it.
-            rounding = unit * (norm_A * norm_x + norm_b)
-            return jnp.maximum(jnp.minimum(rounding, 1e-3 * norm_b), method.atol).astype(dtype)
-        return jnp.maximum(method.rtol * norm_b, method.atol).astype(dtype)
+        if method.rtol is not None:
+            return jnp.maximum(method.rtol * norm_b, method.atol).astype(dtype)
+        # Where A is singular, x grows until any residual is small beside it.
+        rounding = unit * (norm_A * norm_x + norm_b)
+        return jnp.maximum(jnp.minimum(rounding, 1e-3 * norm_b), method.atol).astype(dtype)
 
     def small(x, residual, norm_A):
         # Doubled: the recurrence aims at the goal, and its drift shall not cost another cycle. NaN compares false.
@@ -187,19 +187,19 @@ def refine(
     def body(state):
         x, r, residual, norm_A, steps, _, _ = state
         at_x = goal(norm_A, norm(x))
-        if full and eps < 1e-12 and precondition is None:
-            # The goal grows with the solution, which is 0 when the first cycle begins.
-            aim = lambda norm_A, norm_d: jnp.maximum(at_x, jnp.minimum(unit * norm_A * norm_d(), 1e-3 * residual))
-        else:
-            aim = lambda norm_A, norm_d: at_x
+        verifying = small(x, residual, norm_A) if verify else jnp.array(False)
         right = r
-        if verify:
-            verifying = small(x, residual, norm_A)
-            if noisy:
-                noise = scattered(r, 1)
-                right = jnp.where(verifying, noise * (residual / norm(noise)), r)
-            found = aim
-            aim = lambda norm_A, norm_d: jnp.where(verifying, share * residual, found(norm_A, norm_d))
+        if noisy:
+            noise = scattered(r, 1)
+            right = jnp.where(verifying, noise * (residual / norm(noise)), r)
+
+        def aim(norm_A, norm_d):
+            target = at_x
+            if full and eps < 1e-12 and precondition is None:
+                # The goal grows with the solution, which is 0 when the first cycle begins.
+                target = jnp.maximum(target, jnp.minimum(unit * norm_A * norm_d(), 1e-3 * residual))
+            return jnp.where(verifying, share * residual, target) if verify else target
+
         step = cycle(product, right, aim, limit - steps, precondition)
         norm_A = jnp.maximum(norm_A, step.norm_A)
         moved = x + step.correction
