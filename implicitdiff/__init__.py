@@ -4,13 +4,15 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 from . import krylov as krylov
-from ._adjoint import Implicit as Implicit
+from ._adjoint import Adjoint as Adjoint
 from ._adjoint import Neumann as Neumann
 from ._adjoint import OneStep as OneStep
 from ._adjoint import Unrolled as Unrolled
 from ._decorators import custom_fixed_point as custom_fixed_point
 from ._decorators import custom_root as custom_root
 from ._host import host_solver as host_solver
+from ._implicit import Implicit as Implicit
+from ._implicit import Implicit as Implicit
 from ._root import implicit_fixed_point as implicit_fixed_point
 from ._root import implicit_root as implicit_root
 from ._root import root_jvp as root_jvp

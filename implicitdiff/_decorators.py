@@ -13,7 +13,8 @@ from jaxtyping import PyTree
 from ._adjoint import Adjoint, Unrolled
 from ._arguments import Arguments
 from ._program import CONCRETE_NEEDED, name_of
-from ._root import FixedPointResidual, attach
+from ._fixed_point import FixedPointResidual
+from ._root import attach
 
 
 def custom_root(

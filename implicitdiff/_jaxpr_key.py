@@ -11,24 +11,37 @@ from jax.extend import core as jex
 
 # Primitives that hold Python functions, which JAX makes anew at each trace.
 _CALLBACKS = ("pure_callback", "io_callback", "debug_callback")
-_CUSTOM_RULES = ("custom_jvp_call", "custom_vjp_call")
+# And those whose functions say how they are differentiated or batched, beside the parameters that say what they are.
+_CUSTOM_RULES = {
+    "custom_jvp_call": ("call_jaxpr",),
+    "custom_vjp_call": ("call_jaxpr",),
+    "custom_vmap_call": ("call",),
+    "implicit_root": ("unknowns",),
+}
 
 
 class NoKeyError(Exception):
     """The program holds a Python function: nothing can tell whether it is the same as another one."""
 
 
-def jaxpr_key(jaxpr: jex.Jaxpr) -> Hashable:
-    """A hashable value that is equal for two jaxprs exactly when they are the same computation."""
+def jaxpr_key(jaxpr: jex.Jaxpr, derivatives: bool) -> Hashable:
+    """A hashable value that is equal for two jaxprs exactly when they are the same computation.
+
+    Args:
+        jaxpr: the computation.
+        derivatives: whether equal jaxprs must have equal derivatives as well. A custom derivative rule is no part of a
+            jaxpr but a Python function, which may read what has changed since: a jaxpr with one has no key then.
+
+    Raises:
+        NoKeyError: there is none.
+    """
     number: dict[Any, int] = {}
 
     def name(atom):
         if isinstance(atom, jex.Literal):
-            return _value_key(np.asarray(atom.val)), atom.aval
+            return _value_key(np.asarray(atom.val), derivatives), atom.aval
         return number.setdefault(atom, len(number))
 
-    if any(eqn.primitive.name in _CALLBACKS for eqn in jaxpr.eqns):
-        raise NoKeyError
     inputs = [*jaxpr.constvars, *jaxpr.invars]
     return (
         tuple((name(v), v.aval) for v in inputs),
@@ -37,7 +50,7 @@ def jaxpr_key(jaxpr: jex.Jaxpr) -> Hashable:
                 eqn.primitive,
                 tuple(map(name, eqn.invars)),
                 tuple((name(v), v.aval) for v in eqn.outvars),
-                _params_key(eqn),
+                _params_key(eqn, derivatives),
                 eqn.ctx,
             )
             for eqn in jaxpr.eqns
@@ -47,58 +60,33 @@ def jaxpr_key(jaxpr: jex.Jaxpr) -> Hashable:
     )
 
 
-def _params_key(eqn: jex.JaxprEqn) -> Hashable:
-    if eqn.primitive.name not in _CUSTOM_RULES:
-        return tuple((k, _value_key(v)) for k, v in sorted(eqn.params.items()))
-    rules = {k: _rule_key(v) for k, v in eqn.params.items() if k in ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd")}
-    rest = {k: _value_key(v) for k, v in eqn.params.items() if k in ("call_jaxpr", "num_consts", "symbolic_zeros")}
-    return tuple(sorted((rules | rest).items()))
-
-
-def _rule_key(rule: Any) -> Hashable:
-    """The functions that the user defined a custom derivative with, found behind the wrappers that JAX makes anew.
-
-    Looks into JAX's internals, and so gives up wherever they look otherwise than expected: nothing is wrong then,
-    but a program with such a rule is compiled again at each eager call.
-    """
-    if not hasattr(rule, "f") or not hasattr(rule, "transforms"):
+def _params_key(eqn: jex.JaxprEqn, derivatives: bool) -> Hashable:
+    params = eqn.params
+    if eqn.primitive.name in _CALLBACKS:
         raise NoKeyError
-    if not getattr(rule.f, "__module__", "").startswith("jax._src.interpreters."):
-        return rule.f, tuple(_value_key(_bare(static)) for _, static in rule.transforms)
-    seen, found = [rule.f], []
-    for function in seen:
-        for cell in function.__closure__ or ():
-            if isinstance(cell.cell_contents, types.FunctionType):
-                seen.append(cell.cell_contents)
-            elif hasattr(cell.cell_contents, "transforms"):
-                found.append(cell.cell_contents)
-    if len(found) != 1:
-        raise NoKeyError
-    return _rule_key(found[0])
+    if eqn.primitive.name in _CUSTOM_RULES and not derivatives:
+        params = {name: params[name] for name in _CUSTOM_RULES[eqn.primitive.name]}
+    return tuple((k, _value_key(v, derivatives)) for k, v in sorted(params.items()))
 
 
-def _bare(static: Any) -> Any:
-    """Static arguments of a transformation without the functions and the boxes that JAX puts there."""
-    if isinstance(static, tuple | list):
-        of_jax = [callable(s) and getattr(s, "__module__", "").startswith("jax._src.") for s in static]
-        return tuple(_bare(s) for s, drop in zip(static, of_jax, strict=True) if not drop)
-    return static.val if type(static).__module__ == "jax._src.util" and hasattr(static, "val") else static
-
-
-def _value_key(value: Any) -> Hashable:
+def _value_key(value: Any, derivatives: bool) -> Hashable:
     if isinstance(value, jex.ClosedJaxpr):
-        return jaxpr_key(value.jaxpr), tuple(map(_value_key, value.consts))
+        return jaxpr_key(value.jaxpr, derivatives), tuple(_value_key(c, derivatives) for c in value.consts)
     if isinstance(value, jex.Jaxpr):
-        return jaxpr_key(value)
+        return jaxpr_key(value, derivatives)
     if isinstance(value, tuple | list):
-        return (type(value), *map(_value_key, value))
+        return type(value), *(_value_key(v, derivatives) for v in value)
     if isinstance(value, dict):
-        return (dict, *((k, _value_key(v)) for k, v in value.items()))
+        return (dict, *((k, _value_key(v, derivatives)) for k, v in value.items()))
     if isinstance(value, np.ndarray | np.generic | float | complex):
         # By bytes: 0.0 and -0.0 are equal but not the same, and nan is not equal to itself.
         array = np.asarray(value)
         return type(value), array.dtype, array.shape, array.tobytes()
     if isinstance(value, jax.Array | types.FunctionType | types.MethodType | functools.partial):
+        raise NoKeyError
+    if getattr(value, "reusable", True) is False:  # the rule of an implicit function
+        raise NoKeyError
+    if type(value).__hash__ is object.__hash__:  # an object that is only equal to itself, and made at each trace
         raise NoKeyError
     try:
         hash(value)

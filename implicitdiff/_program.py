@@ -8,7 +8,6 @@ what lets the derivative be compiled once and used again, without ever using a s
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -30,19 +29,36 @@ CONCRETE_NEEDED = (
 )
 
 
-class Program:
+Linear = Callable[[Sequence[Array]], list[Array]]
+
+
+class Derivatives:
+    """What programs have in common: the products with their Jacobians."""
+
+    def products(self, x: Sequence[Array], theta: Sequence[Array]) -> tuple[Linear, ...]:
+        """Either the product v -> dF/dx v, or those with symmetric W and M where dF/dx = I - M W."""
+        raise NotImplementedError
+
+    def product(self, x: Sequence[Array], theta: Sequence[Array]) -> Linear:
+        """The product v -> dF/dx v."""
+        first, *others = self.products(x, theta)
+        if not others:
+            return first
+        return lambda v: [a - b for a, b in zip(v, others[0](first(v)), strict=True)]
+
+
+class Program(Derivatives):
     """F(x, theta) on flat lists of arrays; equal and hashable by what it computes."""
 
-    def __init__(self, jaxpr: jex.Jaxpr, x_tree: Any):
-        """Wrap `jaxpr`, whose inputs are theta (constants first, arguments last) and then the leaves of x."""
+    def __init__(self, jaxpr: jex.Jaxpr, x_tree: Any, derivatives: bool = True):
+        """Wrap `jaxpr`, whose inputs are theta (constants first, arguments last) and then the leaves of x.
+
+        With `derivatives` False the program is only evaluated: those that are equal may have other derivative rules.
+        """
         self.jaxpr = jaxpr
         self.constants = len(jaxpr.constvars)
-        self.has_custom_vjp = _contains(jaxpr, "custom_vjp_call")
-        try:
-            key: Hashable | None = jaxpr_key(jaxpr)
-        except NoKeyError:
-            key = None
-        self._identify(key, x_tree)
+        self.has_custom_vjp = contains(jaxpr, "custom_vjp_call")
+        self._identify(key_or_none([jaxpr], derivatives), x_tree)
 
     def _identify(self, key: Hashable | None, x_tree: Any) -> None:
         self.x_tree = x_tree
@@ -51,13 +67,37 @@ class Program:
 
     @property
     def reusable(self) -> bool:
-        """Whether another trace of the same F gives an equal program."""
+        """Whether another trace of the same F gives an equal program, with derivatives of every order."""
         return self._key is not None
 
     def __call__(self, x: Sequence[Array], theta: Sequence[Array]) -> list[Array]:
         """Evaluate F: a list with one array of the shape of each array of x."""
         closed = jex.ClosedJaxpr(self.jaxpr, list(theta[: self.constants]))
         return jex.jaxpr_as_fun(closed)(*theta[self.constants :], *x)
+
+    def products(self, x: Sequence[Array], theta: Sequence[Array]) -> tuple[Linear, ...]:
+        """The product v -> dF/dx v."""
+        push = self._pushforward(lambda *x: self(x, theta), *x)[1]
+        return (lambda v: push(*v),)
+
+    def along(
+        self, x: Sequence[Array], theta: Sequence[Array], theta_dot: Sequence[Array | None]
+    ) -> tuple[list[Array], list[Array]]:
+        """F(x, theta), and dF/dtheta theta_dot, where None is no motion."""
+        moving = [i for i, dot in enumerate(theta_dot) if dot is not None]
+
+        def f(*values):
+            return self(x, placed(theta, moving, values))
+
+        value, push = self._pushforward(f, *[theta[i] for i in moving])
+        return value, push(*[theta_dot[i] for i in moving])
+
+    def _pushforward(self, f: Callable, *primals: Array) -> tuple[list[Array], Callable]:
+        if not self.has_custom_vjp:
+            return jax.linearize(f, *primals)
+        # Code with a custom_vjp has no forward rule, but the transpose of its reverse rule is one.
+        value, pull = jax.vjp(f, *primals)
+        return value, lambda *tangents: jax.linear_transpose(pull, value)(tangents)[0]
 
     def __hash__(self) -> int:
         return self._hash
@@ -67,7 +107,7 @@ class Program:
             return True
         return (
             type(other) is type(self)
-            and self.reusable
+            and self._key is not None
             and self._hash == other._hash
             and self.x_tree == other.x_tree
             and self._key == other._key
@@ -95,6 +135,92 @@ class Composition(Program):
         of_inner, of_outer = self.thetas(theta)
         return [a - b for a, b in zip(x, self.outer(self.inner(x, of_inner), of_outer), strict=True)]
 
+    def products(self, x: Sequence[Array], theta: Sequence[Array]) -> tuple[Linear, ...]:
+        """The products with the Jacobians W of inner and M of outer."""
+        of_inner, of_outer = self.thetas(theta)
+        return *self.inner.products(x, of_inner), *self.outer.products(self.inner(x, of_inner), of_outer)
+
+
+class FirstOrder(Derivatives):
+    """The products of a program, traced: all that a first derivative needs.
+
+    Custom rules are traced with them. What is left of such rules belongs to higher derivatives, so that two of these
+    are equal where the rest is. Theta holds the arrays that the rules read as well.
+    """
+
+    def __init__(self, program: Program, x: Sequence[Array], theta: Sequence[Array], moving: Sequence[int]):
+        """Trace `program` for motions of `moving`, indices into theta."""
+        self.x_tree, self.moving, self.thetas = program.x_tree, tuple(moving), len(theta)
+        x, theta, count = list(x), list(theta), len(program.products(x, theta))
+
+        def along(x, theta, dots):
+            return program.along(x, theta, placed([None] * len(theta), moving, dots))
+
+        traced = [jax.make_jaxpr(lambda x, theta, v, i=i: program.products(x, theta)[i](v))(x, theta, x)
+                  for i in range(count)]  # fmt: skip
+        traced.append(jax.make_jaxpr(along)(x, theta, [theta[i] for i in moving]))
+        self.jaxprs = [closed.jaxpr for closed in traced]
+        self.constants = [as_operand(constant) for closed in traced for constant in closed.consts]
+        self._key = key_or_none(self.jaxprs, derivatives=False), self.moving, self.x_tree
+        self._hash = hash(self._key)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another trace of the same products gives equal ones."""
+        return self._key[0] is not None
+
+    def products(self, x: Sequence[Array], theta: Sequence[Array]) -> tuple[Linear, ...]:
+        """The product v -> dF/dx v, or those with W and M."""
+        zeros = [jnp.zeros_like(leaf) for leaf in x]
+
+        def linear(i: int) -> Linear:
+            run = self._run(i, x, theta)
+            push = jax.linearize(lambda *v: run(*v), *zeros)[1]  # computes what does not depend on v
+            return lambda v: push(*v)
+
+        return tuple(linear(i) for i in range(len(self.jaxprs) - 1))
+
+    def along(
+        self, x: Sequence[Array], theta: Sequence[Array], theta_dot: Sequence[Array | None]
+    ) -> tuple[list[Array], list[Array]]:
+        """F(x, theta), and dF/dtheta theta_dot."""
+        found = self._run(-1, x, theta)(*[theta_dot[i] for i in self.moving])
+        return found[: len(x)], found[len(x) :]
+
+    def _run(self, i: int, x: Sequence[Array], theta: Sequence[Array]) -> Callable:
+        counts = [len(jaxpr.constvars) for jaxpr in self.jaxprs]
+        i %= len(counts)
+        start = self.thetas + sum(counts[:i])
+        closed = jex.ClosedJaxpr(self.jaxprs[i], list(theta[start : start + counts[i]]))
+        return lambda *v: jex.jaxpr_as_fun(closed)(*x, *theta[: self.thetas], *v)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is FirstOrder and self._hash == other._hash and self._key == other._key
+
+
+def key_or_none(jaxprs: Sequence[jex.Jaxpr], derivatives: bool) -> Hashable | None:
+    """The key of jaxprs, or None where they have none."""
+    try:
+        return tuple(jaxpr_key(jaxpr, derivatives) for jaxpr in jaxprs)
+    except NoKeyError:
+        return None
+
+
+def as_operand(constant: Any) -> Array:
+    """A constant of a trace as an array."""
+    return constant if isinstance(constant, jax.core.Tracer) else jnp.asarray(constant)
+
+
+def placed(values: Sequence, places: Sequence[int], others: Sequence) -> list:
+    """`values` with others at these places."""
+    result = list(values)
+    for i, value in zip(places, others, strict=True):
+        result[i] = value
+    return result
+
 
 @full_precision
 def trace(F: Callable[..., PyTree], x: PyTree, args: tuple, kwargs: dict) -> tuple[Program, list[Array]]:
@@ -119,16 +245,16 @@ def trace(F: Callable[..., PyTree], x: PyTree, args: tuple, kwargs: dict) -> tup
 def _trace(F, x, args, kwargs, array_types):
     x_leaves, x_tree = jtu.tree_flatten(x)
     leaves, tree = jtu.tree_flatten((args, kwargs))
-    is_array = [isinstance(leaf, array_types) and _has_jax_dtype(leaf) for leaf in leaves]
-    arrays = [jnp.asarray(leaf) for leaf, yes in zip(leaves, is_array, strict=True) if yes]
-    fixed = [None if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
+    arrays_at = [is_array(leaf, array_types) for leaf in leaves]
+    arrays = [jnp.asarray(leaf) for leaf, yes in zip(leaves, arrays_at, strict=True) if yes]
+    fixed = [None if yes else leaf for leaf, yes in zip(leaves, arrays_at, strict=True)]
 
     def traced(f):
         # A new function object at each call, so that JAX cannot answer with an older trace of f: f may read
         # variables that have been rebound since.
         def flat(arrays, x_leaves):
             supply = iter(arrays)
-            merged = [next(supply) if yes else leaf for leaf, yes in zip(fixed, is_array, strict=True)]
+            merged = [next(supply) if yes else leaf for leaf, yes in zip(fixed, arrays_at, strict=True)]
             f_args, f_kwargs = jtu.tree_unflatten(tree, merged)
             try:
                 value = f(jtu.tree_unflatten(x_tree, x_leaves), *f_args, **f_kwargs)
@@ -148,8 +274,7 @@ def _trace(F, x, args, kwargs, array_types):
             return check_output(F, x_tree, x_leaves, value)
 
         closed = jax.make_jaxpr(flat)(arrays, x_leaves)
-        constants = [c if isinstance(c, jax.core.Tracer) else jnp.asarray(c) for c in closed.consts]
-        return Program(closed.jaxpr, x_tree), constants
+        return Program(closed.jaxpr, x_tree), list(map(as_operand, closed.consts))
 
     parts = getattr(F, "parts", None)
     if parts is None:
@@ -157,46 +282,6 @@ def _trace(F, x, args, kwargs, array_types):
         return program, constants + arrays
     (inner, of_inner), (outer, of_outer) = map(traced, parts)
     return Composition(inner, outer), of_inner + of_outer + arrays
-
-
-def compiled_call(fn: Callable[..., PyTree], *args: PyTree) -> PyTree:
-    """fn(*args), compiled; calls that compute the same are compiled once, also when fn is a new function each time."""
-    leaves, tree = jtu.tree_flatten(args)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        return fn(*args)
-    is_array = [isinstance(leaf, _ARRAYS) and _has_jax_dtype(leaf) for leaf in leaves]
-    arrays = [jnp.asarray(leaf) for leaf, yes in zip(leaves, is_array, strict=True) if yes]
-
-    def of_arrays(*arrays):
-        supply = iter(arrays)
-        merged = [next(supply) if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
-        return fn(*jtu.tree_unflatten(tree, merged))
-
-    return compiled(of_arrays, *arrays)(*arrays)
-
-
-def compiled(fn: Callable[..., PyTree], *like: PyTree) -> Callable[..., PyTree]:
-    """Make fn a compiled function of pytrees of arrays like these, traced now and once.
-
-    What fn closes over are arguments of the program: it is not built into it, may lie on devices of other processes,
-    and another fn that computes the same with other arrays is not compiled anew.
-    """
-    shapes, tree = jtu.tree_flatten(like)
-    out_tree: Any = None
-
-    def flat(*arrays):
-        nonlocal out_tree
-        result, out_tree = jtu.tree_flatten(fn(*jtu.tree_unflatten(tree, arrays)))
-        return result
-
-    closed = jax.make_jaxpr(flat)(*shapes)
-    program, constants = Program(closed.jaxpr, out_tree), list(closed.consts)
-    return lambda *args: jtu.tree_unflatten(out_tree, _run(program, constants + jtu.tree_leaves(args)))
-
-
-@partial(jax.jit, static_argnums=0)
-def _run(program: Program, theta: list[Array]) -> list[Array]:
-    return program([], theta)
 
 
 def check_output(F: Callable, x_tree: Any, x_leaves: Sequence[Array], value: PyTree) -> list[Array]:
@@ -236,15 +321,25 @@ def name_of(function: Callable) -> str:
     return getattr(function, "__qualname__", None) or type(function).__qualname__
 
 
-def _has_jax_dtype(leaf: Any) -> bool:
+def is_array(leaf: Any, types: tuple = _ARRAYS) -> bool:
+    """Whether a leaf of the arguments counts as an array."""
+    if not isinstance(leaf, types):
+        return False
     if isinstance(leaf, np.ndarray | np.generic):
         return leaf.dtype.kind in "biufcV" and leaf.dtype.names is None
     return True
 
 
-def _contains(jaxpr: jex.Jaxpr, primitive: str) -> bool:
+def is_inexact(leaf: Any) -> bool:
+    """Whether a leaf of the arguments is differentiated."""
+    try:
+        return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
+    except (TypeError, ValueError):
+        return False
+
+
+def contains(jaxpr: jex.Jaxpr, primitive: str) -> bool:
     return any(
-        primitive in eqn.primitive.name
-        or any(_contains(inner, primitive) for inner in jex.jaxprs_in_params(eqn.params))
+        primitive in eqn.primitive.name or any(contains(inner, primitive) for inner in jex.jaxprs_in_params(eqn.params))
         for eqn in jaxpr.eqns
     )

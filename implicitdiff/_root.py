@@ -10,107 +10,154 @@ the rule again. Blondel et al., "Efficient and Modular Implicit Differentiation"
 """
 
 import dataclasses
-import operator
-from collections.abc import Callable
-from functools import partial, reduce
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax import tree_util as jtu
-from jax.custom_derivatives import SymbolicZero
-from jaxtyping import PyTree
+from jax.extend import core as jex
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, PyTree
 
-from ._adjoint import Adjoint, Implicit, Neumann, Unrolled
-from ._program import Program, check_output, name_of, trace
+from ._adjoint import Adjoint
+from ._compiled import tangent
+from ._fixed_point import FixedPointResidual
+from ._implicit import Implicit
+from ._program import Program, is_inexact, name_of, placed, trace
 from ._varying import check_varies
 
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _implicit_function(program: Program, adjoint, x: list, theta: list) -> list:
-    """x*(theta): the value is x, the derivative that of the root of the program."""
-    return _in_step(x, theta)
-
-
-def _in_step(x: list, theta: list) -> list:
-    """X, batched under vmap where theta is.
-
-    The derivative of an x that is the same in the whole batch still differs from element to element. JAX cannot
-    linearise a batched custom_jvp inside of jit whose tangents are batched while its value is not.
-    """
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in theta):
-        return x
-    usable = [leaf for leaf in theta if leaf.size and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)]
-    any_of = reduce(operator.and_, [jnp.all(leaf == leaf) for leaf in usable], jnp.array(True))
-    # XLA knows that this is x, and computes none of the above.
-    return [lax.select(any_of, leaf, leaf) for leaf in x]
+# A primitive, and not a `jax.custom_jvp` of the identity: JAX drops such a rule where it partially evaluates the body
+# of a loop, since only linear functions are built there, and differentiates "x is x" instead.
+implicit_root_p = jex.Primitive("implicit_root")
+implicit_root_p.multiple_results = True
 
 
-@partial(_implicit_function.defjvp, symbolic_zeros=True)
-def _implicit_function_theorem(program: Program, adjoint, primals, tangents):
-    x, theta = primals
-    # What x was as a function of theta before is forgotten; as the root of F it is one, to every order.
-    root = _implicit_function(program, adjoint, x, theta)
-    at = root
-    if getattr(adjoint, "polish", 0):
-        at = _polished(program, adjoint, x, theta)
-    theta_dot = [None if isinstance(t, SymbolicZero) else t for t in tangents[1]]
-    if all(t is None for t in theta_dot):
-        return root, [jnp.zeros_like(leaf) for leaf in root]
-    return root, _tangent(program, adjoint)(at, theta, theta_dot)
+@dataclasses.dataclass(frozen=True)
+class Theorem:
+    """x*(theta) as the root of a program, whose derivative is that of the implicit function theorem."""
+
+    program: Program
+    adjoint: Adjoint
+
+    @property
+    def reusable(self) -> bool:
+        """Whether equality tells that two are the same function."""
+        return self.program.reusable and self.adjoint.reusable
+
+    def tangent(self, x: Sequence[Array], theta: Sequence[Array], theta_dot: Sequence) -> list[Array]:
+        """The derivative of x along theta_dot, in which None is no motion."""
+        adjoint, x = self.adjoint.refined(self.program, x, theta)
+        # What x was as a function of theta before is forgotten; as the root of F it is one, to every order.
+        root = bind(dataclasses.replace(self, adjoint=adjoint), x, theta)
+        return tangent(self.program, adjoint, root, theta, theta_dot)
 
 
-def _polished(program: Program, adjoint: Implicit, x: list, theta: list) -> list:
-    fixed = lax.stop_gradient(theta)
-    for _ in range(adjoint.polish):
-        x = adjoint.newton(program, lax.stop_gradient(x), fixed)
-    return _implicit_function(program, dataclasses.replace(adjoint, polish=0), x, theta)
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """A batch of roots, each differentiated by `rule`: the derivative of a batch is a batch of derivatives."""
+
+    rule: "Theorem | Batch"
+    theta_axes: tuple
+    size: int
+    axis_name: Any
+    spmd_name: Any
+
+    @property
+    def reusable(self) -> bool:
+        """Whether equality tells that two are the same function."""
+        return self.rule.reusable
+
+    def tangent(self, x: list, theta: list, theta_dot: list) -> list[Array]:
+        """The derivatives of the batch."""
+        moving = [i for i, dot in enumerate(theta_dot) if dot is not None]
+
+        def one(x, theta, dots):
+            return self.rule.tangent(x, theta, placed([None] * len(theta), moving, dots))
+
+        axes = (0, list(self.theta_axes), [self.theta_axes[i] for i in moving])
+        names = dict(axis_name=self.axis_name, spmd_axis_name=self.spmd_name)
+        batched = jax.vmap(one, in_axes=axes, axis_size=self.size, **names)
+        return batched(x, theta, [theta_dot[i] for i in moving])
 
 
-def _tangent(program: Program, adjoint) -> Callable:
-    """The derivative's computation, compiled once for all equal programs when called outside of jit."""
-    if not program.reusable:
-        return partial(adjoint.tangent, program)
-    try:
-        hash(adjoint)
-    except TypeError:  # such as a linear solver that holds an array
-        return partial(adjoint.tangent, program)
-    return partial(_compiled_tangent, program, adjoint)
+def bind(rule: Theorem | Batch, x: Sequence[Array], theta: Sequence[Array]) -> list[Array]:
+    """X, with the derivative in theta that the rule gives."""
+    return implicit_root_p.bind(*x, *theta, rule=rule, unknowns=len(x))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _compiled_tangent(program: Program, adjoint, x, theta, theta_dot):
-    return adjoint.tangent(program, x, theta, theta_dot)
+def _implicit_function_theorem(primals, tangents, *, rule, unknowns):
+    """The JVP rule: x_dot solves A x_dot = -B theta_dot. The tangent of the operand x has no part in it."""
+    x, theta = list(primals[:unknowns]), list(primals[unknowns:])
+    theta_dot = [None if type(dot) is ad.Zero else dot for dot in tangents[unknowns:]]
+    root = bind(rule, x, theta)
+    if all(dot is None for dot in theta_dot):
+        return root, [ad.Zero(jax.typeof(leaf).to_tangent_aval()) for leaf in root]
+    return root, rule.tangent(x, theta, theta_dot)
+
+
+def _batched(axis, operands, axes, *, rule, unknowns):
+    """The rule for vmap. x is batched where theta is: its derivative differs though its value may not."""
+    if all(at is None for at in axes):
+        return bind(rule, operands[:unknowns], operands[unknowns:]), [None] * unknowns
+    x = [
+        jnp.broadcast_to(leaf, (axis.size, *leaf.shape)) if at is None else jnp.moveaxis(leaf, at, 0)
+        for leaf, at in zip(operands[:unknowns], axes[:unknowns], strict=True)
+    ]
+    name = None if axis.name is jax.core.no_axis_name else axis.name
+    batch = Batch(rule, tuple(axes[unknowns:]), axis.size, name, axis.spmd_name)
+    return bind(batch, x, operands[unknowns:]), [0] * unknowns
+
+
+implicit_root_p.def_impl(lambda *operands, rule, unknowns: list(operands[:unknowns]))
+implicit_root_p.def_abstract_eval(lambda *avals, rule, unknowns: list(avals[:unknowns]))
+ad.primitive_jvps[implicit_root_p] = _implicit_function_theorem
+batching.fancy_primitive_batchers[implicit_root_p] = _batched
+mlir.register_lowering(implicit_root_p, lambda ctx, *operands, rule, unknowns: operands[:unknowns])
 
 
 def attach(F: Callable, x: PyTree, args: tuple, kwargs: dict[str, Any], adjoint: Adjoint | None) -> PyTree:
     """Return x with the derivative of the root of F(x, *args, **kwargs) = 0 in args, kwargs and closed-over arrays."""
     adjoint = Implicit() if adjoint is None else adjoint
+    if not isinstance(adjoint, Adjoint):
+        raise TypeError(
+            f"adjoint must be Implicit, Neumann, OneStep, Unrolled or another implicitdiff.Adjoint, found {adjoint!r}."
+        )
     if getattr(F, "is_root", True) is False:
         raise TypeError(
             f"{name_of(F)} is a fixed-point map T, and its fixed points are no roots: use implicit_fixed_point or "
             "custom_fixed_point."
         )
-    if isinstance(adjoint, Implicit):
-        adjoint = adjoint.informed_by(F)
-    elif isinstance(adjoint, Unrolled):
-        raise TypeError(
-            "Unrolled() differentiates a solver's iterations, but here there is only its result: use it with the "
-            "decorators custom_root and custom_fixed_point or with a solver class."
-        )
-    elif isinstance(adjoint, Neumann) and not isinstance(F, FixedPointResidual):
-        raise TypeError(
-            "Neumann and OneStep sum the series of a fixed-point map, but this is a root condition: use "
-            "implicit_fixed_point or custom_fixed_point with T, or Implicit()."
-        )
-    elif not isinstance(adjoint, Neumann):
-        raise TypeError(f"adjoint must be Implicit, Neumann, OneStep or Unrolled, found {adjoint!r}.")
+    adjoint = adjoint.prepare(F)
     x = lax.stop_gradient(check_unknowns(x))
+    if _known_to_fit(F, x, args, kwargs):
+        return x
     program, theta = trace(F, x, args, kwargs)
     leaves, tree = jtu.tree_flatten(x)
     check_varies(leaves, theta)
-    return jtu.tree_unflatten(tree, _implicit_function(program, adjoint, leaves, theta))
+    return jtu.tree_unflatten(tree, bind(Theorem(program, adjoint), leaves, theta))
+
+
+# Outside of every transformation nobody can ask for a derivative: there F is traced for its error messages alone, and
+# once for arguments of the same kind.
+_NO_TRANSFORMATION = jex.get_opaque_trace_state(convention="flax")
+_fitting: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def _known_to_fit(F: Callable, x: PyTree, args: tuple, kwargs: dict[str, Any]) -> bool:
+    if jex.get_opaque_trace_state(convention="flax") != _NO_TRANSFORMATION:
+        return False
+    leaves, tree = jtu.tree_flatten((x, args, kwargs))
+    kinds = tree, tuple((jnp.shape(leaf), leaf.dtype) if hasattr(leaf, "dtype") else type(leaf) for leaf in leaves)
+    try:
+        known = _fitting.setdefault(getattr(F, "T", F), set())
+        fits = kinds in known
+        known.add(kinds)
+    except TypeError:  # F cannot be a key, or the structure of an argument not be hashed
+        return False
+    return fits
 
 
 def check_unknowns(x: PyTree) -> PyTree:
@@ -198,34 +245,6 @@ def implicit_fixed_point(T: Callable[..., PyTree], x: PyTree, *args: Any, adjoin
     return attach(FixedPointResidual(T), x, args, {}, adjoint)
 
 
-class FixedPointResidual:
-    """F(x, *args) = x - T(x, *args), with the Jacobian I - dT/dx."""
-
-    def __init__(self, T: Callable):
-        """Wrap T, and carry over what it says of I - dT/dx."""
-        if getattr(T, "is_root", False):
-            raise TypeError(
-                f"{name_of(T)} is a root condition F, and its roots are no fixed points: use implicit_root or "
-                "custom_root."
-            )
-        self.T = T
-        self.symmetric = getattr(T, "symmetric", None)
-        self.positive_definite = getattr(T, "positive_definite", None)
-        self.parts = getattr(T, "parts", None)
-        self.__qualname__ = name_of(T)
-
-    def __call__(self, x: PyTree, *args: Any, **kwargs: Any) -> PyTree:
-        """The residual of the fixed-point equation."""
-        leaves, tree = jtu.tree_flatten(x)
-        image = check_output(self.T, tree, leaves, self.T(x, *args, **kwargs))
-        return jtu.tree_unflatten(tree, [a - b for a, b in zip(leaves, image, strict=True)])
-
-
-def as_root(condition: Callable) -> Callable:
-    """The root condition that a condition of a solver stands for: itself, or x - T(x, *args) where it is a T."""
-    return condition if getattr(condition, "is_root", False) else FixedPointResidual(condition)
-
-
 def root_jvp(F: Callable, x: PyTree, args: tuple, tangents: tuple, adjoint: Adjoint | None = None) -> PyTree:
     """The derivative of the root of F(x, *args) = 0 along tangents of args.
 
@@ -279,7 +298,7 @@ def root_vjp(F: Callable, x: PyTree, args: tuple, cotangent: PyTree, adjoint: Ad
         [-1.5, 0.5]
     """
     leaves, tree = jtu.tree_flatten(args)
-    moving = [i for i, leaf in enumerate(leaves) if _is_inexact(leaf)]
+    moving = [i for i, leaf in enumerate(leaves) if is_inexact(leaf)]
 
     def solution(*values):
         merged = list(leaves)
@@ -292,10 +311,3 @@ def root_vjp(F: Callable, x: PyTree, args: tuple, cotangent: PyTree, adjoint: Ad
     for i, value in zip(moving, pull(cotangent), strict=True):
         result[i] = value
     return jtu.tree_unflatten(tree, result)
-
-
-def _is_inexact(leaf: Any) -> bool:
-    try:
-        return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
-    except (TypeError, ValueError):
-        return False

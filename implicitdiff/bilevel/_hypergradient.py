@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._adjoint import Implicit
 from .._failure import OK
+from .._implicit import Implicit
 from .._linear import examine
 from .._varying import scan
 from ..certify._linearised import Linearised

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._adjoint import Implicit
 from .._decorators import DifferentiableSolver, stop
 from .._program import name_of
-from .._root import as_root
+from .._fixed_point import as_root
 from ..optimality._condition import Condition
 from ..solvers._iterative import IterativeSolver
 from ..solvers.adapters import OptimistixSolver

@@ -10,7 +10,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, PyTree, Scalar
 
-from .._program import compiled
+from .._compiled import compiled
 from .._varying import while_loop
 from ..solvers._iterative import floating
 from ._adaptive import Adaptive

@@ -10,9 +10,12 @@ from jax import lax
 from jax import tree_util as jtu
 from jaxtyping import Array, Float, PyTree
 
-from .._adjoint import Adjoint, Implicit, pushforward_theta, pushforward_x
-from .._program import CONCRETE_NEEDED, Program, compiled_call, trace
-from .._root import as_root, check_unknowns
+from .._adjoint import Adjoint
+from .._compiled import compiled_call
+from .._fixed_point import as_root
+from .._implicit import Implicit
+from .._program import CONCRETE_NEEDED, Program, is_inexact, trace
+from .._root import check_unknowns
 from .._space import RealSpace
 
 Vector = Float[Array, " n"]
@@ -87,7 +90,7 @@ class Linearised:
         moving = [i for i in range(program.constants, len(theta)) if jnp.issubdtype(theta[i].dtype, jnp.inexact)]
         x_leaves = jtu.tree_leaves(x)
         return cls(
-            program, adjoint.informed_by(root), x_leaves, theta, moving, Flat(x_leaves),
+            program, adjoint.prepare(root), x_leaves, theta, moving, Flat(x_leaves),
             Flat([theta[i] for i in moving]), (leaves, tree),
         )  # fmt: skip
 
@@ -112,8 +115,7 @@ class Linearised:
 
     def A(self, v: Vector) -> Vector:
         """The product A v."""
-        push = pushforward_x(self.program, self.x, self.theta)
-        return self.unknowns.vector(push(self.unknowns.leaves(v)))
+        return self.unknowns.vector(self.program.product(self.x, self.theta)(self.unknowns.leaves(v)))
 
     def A_transposed(self, u: Vector) -> Vector:
         """The product A' u."""
@@ -126,7 +128,7 @@ class Linearised:
         theta_dot: list = [None] * len(self.theta)
         for i, leaf in zip(self.moving, self.parameters.leaves(v), strict=True):
             theta_dot[i] = leaf
-        return self.unknowns.vector(pushforward_theta(self.program, self.x, self.theta, theta_dot)[1])
+        return self.unknowns.vector(self.program.along(self.x, self.theta, theta_dot)[1])
 
     def B_transposed(self, u: Vector) -> Covector:
         """The product B' u."""
@@ -174,11 +176,3 @@ class Linearised:
         leaves, tree = self.args_tree
         supply = iter(self.parameters.leaves(v))
         return tree.unflatten([next(supply) if is_inexact(leaf) else None for leaf in leaves])
-
-
-def is_inexact(leaf: Any) -> bool:
-    """Whether a leaf of args is differentiated."""
-    try:
-        return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
-    except (TypeError, ValueError):
-        return False

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax import tree_util as jtu
 from jaxtyping import PyTree
 
-from .._adjoint import Adjoint, Implicit
+from .._adjoint import Adjoint
 from .._dense import cholesky, lu
 from .._failure import OK
+from .._implicit import Implicit
 from .._linear import examine, method_of
 from .._program import name_of
 from .._space import RealSpace

@@ -9,8 +9,9 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 from jaxtyping import Array, Float, Int
 
-from .._adjoint import Adjoint, Implicit
+from .._adjoint import Adjoint
 from .._decorators import stop
+from .._implicit import Implicit
 from .._root import implicit_root
 from ..optimality import conic_normal_map
 from ..projection.cones import Cone, product_dual

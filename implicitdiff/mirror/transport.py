@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._adjoint import Implicit
+from .._implicit import Implicit
 from .._precision import full_precision
 from .._root import implicit_root
 from .._varying import while_loop

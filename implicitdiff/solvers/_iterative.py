@@ -11,10 +11,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._adjoint import Adjoint, Unrolled
+from .._compiled import compiled_call
 from .._decorators import stop
+from .._fixed_point import as_root
 from .._precision import full_precision
-from .._program import compiled_call
-from .._root import as_root, attach
+from .._root import attach
 from .._varying import check_varies, while_loop
 from ._progress import Progress
 from ._state import floating as floating

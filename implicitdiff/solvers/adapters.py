@@ -12,10 +12,11 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .. import optimality
 from .._adjoint import Adjoint
+from .._compiled import compiled_call
 from .._decorators import stop
+from .._fixed_point import as_root
 from .._precision import full_precision
-from .._program import compiled_call
-from .._root import as_root, attach
+from .._root import attach
 from . import _batches
 from ._iterative import IterativeSolver, floating
 from ._progress import Progress

@@ -17,9 +17,11 @@ from jaxtyping import Array, PyTree, Scalar
 from .. import optimality
 from .._adjoint import Adjoint
 from .._decorators import stop
+from .._fixed_point import as_root
 from .._host import host_solver
 from .._precision import full_precision
-from .._root import as_root, attach
+from .._fixed_point import as_root
+from .._root import attach
 from . import _scipy_minimum as minimum
 from ._on_host import flat_box, flat_start, jitted, packed
 from ._scipy_minimum import Solution as Solution

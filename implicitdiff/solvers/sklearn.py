@@ -12,10 +12,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from .._adjoint import Adjoint
+from .._compiled import compiled_call
 from .._decorators import stop
+from .._fixed_point import as_root
 from .._host import host_solver
-from .._program import compiled_call
-from .._root import as_root, attach
+from .._root import attach
 from ..optimality._condition import Condition
 from . import _kernel_svc, _linear_models
 from ._kernel_svc import KernelModel

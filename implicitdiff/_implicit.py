@@ -1,0 +1,152 @@
+"""The derivative by the implicit function theorem: one linear solve."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import lineax as lx
+from jax import lax
+from jaxtyping import Array
+
+from ._adjoint import Adjoint, explained, shown_nan
+from ._failure import NOT_A_ROOT, OnFailure, failed_if, settle
+from ._linear import LinearOptions, solve
+from ._program import Program
+
+Leaves = Sequence[Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Implicit(Adjoint):
+    """The implicit function theorem: one linear solve with the Jacobian of F, none through the solver.
+
+    Attributes:
+        linear_solver: how to solve A u = b with A = dF/dx or its transpose. None chooses: small systems are formed
+            and factorised, large ones solved by CG, MINRES or BiCGStab, whichever fits what is known of A, and formed
+            after all where that does not converge and memory allows. Otherwise any `lineax` solver (also
+            `implicitdiff.krylov.CG`, `MINRES`, `BiCGStab`, `GMRES`), or a callable `(matvec, b) -> x` on pytrees
+            like x.
+        symmetric: whether A is symmetric; None takes what the condition says of itself.
+        positive_definite: whether A is symmetric positive definite; None as above.
+        preconditioner: callable `v -> M v` with M linear and close to the inverse of A, on pytrees like x. Makes
+            the automatic choice a Krylov method.
+        rtol: the linear solve has converged when ||b - A u|| <= max(rtol ||b||, atol). The default asks for the
+            precision of the dtype; for a callable it is sqrt(eps).
+        atol: see rtol.
+        on_failure: what to do when the linear solve did not converge, A is singular, or F is not satisfied: "nan"
+            makes the derivative NaN, "raise" raises an exception with the cause, also under jit, "warn" prints the
+            cause and gives NaN, "ignore" gives whatever number there is.
+        polish: take this many Newton steps on x before differentiating. The solution returned is x all the same,
+            but the error of the derivative falls from first to second order in the error of x, at the price of one
+            linear solve a step (Ablin, Peyre and Moreau 2020).
+        residual_tol: the largest |F(x, *args)| that still counts as a root; None does not check. Catches a solver
+            that stopped early and an F that does not belong to it.
+    """
+
+    linear_solver: lx.AbstractLinearSolver | Callable | None = None
+    symmetric: bool | None = None
+    positive_definite: bool | None = None
+    preconditioner: Callable | None = None
+    rtol: float | None = None
+    atol: float | None = None
+    on_failure: OnFailure = "nan"
+    polish: int = 0
+    residual_tol: float | None = None
+    well_posed: bool = True
+
+    def __post_init__(self):
+        if self.on_failure not in ("nan", "raise", "warn", "ignore"):
+            raise ValueError(f'on_failure must be "nan", "raise", "warn" or "ignore", found {self.on_failure!r}.')
+        if self.linear_solver is not None and not callable(self.linear_solver):
+            if not isinstance(self.linear_solver, lx.AbstractLinearSolver):
+                raise TypeError(
+                    "linear_solver must be None, a lineax solver (an instance, such as lineax.CG(1e-8, 1e-8)) or a "
+                    f"callable (matvec, b) -> x, found {self.linear_solver!r}."
+                )
+        elif inspect.isclass(self.linear_solver):
+            raise TypeError(f"linear_solver must be an instance, found the class {self.linear_solver.__name__}.")
+        if not isinstance(self.polish, int) or self.polish < 0:
+            raise ValueError(f"polish must be a number of Newton steps, 0 or more, found {self.polish!r}.")
+        for name in ("rtol", "atol", "residual_tol"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} must be None or a number >= 0, found {value!r}.")
+
+    @property
+    def reusable(self) -> bool:
+        """Whether it holds none of the user's functions, which may be new at each call and read what changes."""
+        callables = (self.preconditioner, None if self._is_lineax else self.linear_solver)
+        return all(function is None for function in callables)
+
+    @property
+    def _is_lineax(self) -> bool:
+        return isinstance(self.linear_solver, lx.AbstractLinearSolver)
+
+    def prepare(self, F: Callable) -> "Implicit":
+        """Fill in what F says of its own Jacobian where the user said nothing."""
+        symmetric, definite = getattr(F, "symmetric", None), getattr(F, "positive_definite", None)
+        return dataclasses.replace(
+            self,
+            symmetric=symmetric if self.symmetric is None else self.symmetric,
+            positive_definite=definite if self.positive_definite is None else self.positive_definite,
+        )
+
+    def refined(self, program: Program, x: Leaves, theta: Leaves) -> tuple["Implicit", Leaves]:
+        """The point after the Newton steps of `polish`, and the adjoint that takes none."""
+        for _ in range(self.polish):
+            x = self.newton(program, lax.stop_gradient(x), lax.stop_gradient(theta))
+        return dataclasses.replace(self, polish=0), x
+
+    def tangent(self, program: Program, x: Leaves, theta: Leaves, theta_dot: Sequence[Array | None]) -> list[Array]:
+        """Solve A x_dot = -B theta_dot with A = dF/dx and B = dF/dtheta."""
+        with explained():
+            value, b = program.along(x, theta, theta_dot)
+        b = [-leaf for leaf in shown_nan(x, b)]
+        if self.residual_tol is not None:
+            # Through a factor on b, so that the transpose, which starts from the other side, fails as well.
+            residual = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in value]))
+            status = failed_if(~(residual <= self.residual_tol), NOT_A_ROOT)
+            sound = settle([jnp.ones((), residual.dtype)], status, self.on_failure)[0]
+            b = [leaf * sound.astype(leaf.real.dtype) for leaf in b]
+        return self.solve(program, x, theta, b)
+
+    def newton(self, program: Program, x: Leaves, theta: Leaves) -> list[Array]:
+        """One Newton step on F(x, theta) = 0."""
+        step = self.solve(program, x, theta, program(x, theta))
+        return [a - b for a, b in zip(x, step, strict=True)]
+
+    def solve(self, program: Program, x: Leaves, theta: Leaves, b: Leaves) -> list[Array]:
+        """A^-1 b, differentiable to any order."""
+        product, options = self.system(program, x, theta)
+        return program.x_tree.flatten_up_to(solve(product, program.x_tree.unflatten(b), options))
+
+    def system(self, program: Program, x: Leaves, theta: Leaves) -> tuple[Callable, LinearOptions]:
+        """The product v -> A v, and how to solve with it."""
+        # On pytrees like x: these are what a user's linear solver and preconditioner work on.
+        tree = program.x_tree
+
+        def on_trees(push: Callable) -> Callable:
+            return lambda v: tree.unflatten(push(tree.flatten_up_to(v)))
+
+        parts: Any = None
+        with explained():
+            maps = program.products(x, theta)
+        if len(maps) > 1:
+            W, M = maps
+            parts = on_trees(W), on_trees(M)
+            product = on_trees(lambda v: [a - b for a, b in zip(v, M(W(v)), strict=True)])
+        else:
+            product = on_trees(maps[0])
+        return product, LinearOptions(
+            solver=self.linear_solver,
+            symmetric=bool(self.symmetric),
+            positive_definite=bool(self.positive_definite),
+            preconditioner=self.preconditioner,
+            rtol=self.rtol,
+            atol=self.atol,
+            on_failure=self.on_failure,
+            well_posed=self.well_posed,
+            parts=parts,
+        )
