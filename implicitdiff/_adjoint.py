@@ -61,9 +61,19 @@ class Adjoint:
         del F
         return self
 
-    def refined(self, program: Program, x: Leaves, theta: Leaves) -> tuple["Adjoint", Leaves]:
+    def traced(self, program: Program, x: Leaves, theta: Leaves) -> tuple["Adjoint", list[Array]]:
+        """The adjoint with its functions traced, and the arrays that these read: none, unless it holds functions."""
+        del program, x, theta
+        return self, []
+
+    def bound(self, arrays: Leaves) -> "Adjoint":
+        """What `traced` took apart put together again."""
+        del arrays
+        return self
+
+    def refined(self, program: Program, x: Leaves, theta: Leaves, arrays: Leaves = ()) -> tuple["Adjoint", Leaves]:
         """The point to differentiate at, and the adjoint to use there: x itself, unless that can be improved first."""
-        del program, theta
+        del program, theta, arrays
         return self, x
 
     @property

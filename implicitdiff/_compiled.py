@@ -10,7 +10,7 @@ from jax import tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from ._adjoint import Adjoint
-from ._program import FirstOrder, Program, as_operand, is_array, placed
+from ._program import FirstOrder, Program, as_operand, is_array
 
 
 def compiled_call(fn: Callable[..., PyTree], *args: PyTree) -> PyTree:
@@ -56,35 +56,33 @@ def _run(program: Program, theta: list[Array]) -> list[Array]:
 
 
 def tangent(
-    program: Program, adjoint: Adjoint, x: Sequence[Array], theta: Sequence[Array], theta_dot: Sequence[Array | None]
+    program: Program,
+    adjoint: Adjoint,
+    x: Sequence[Array],
+    theta: Sequence[Array],
+    read: Sequence[Array],
+    theta_dot: Sequence[Array | None],
 ) -> list[Array]:
-    """`adjoint.tangent(...)`: outside of jit it is compiled, once for all calls that compute the same.
+    """`adjoint.bound(read).tangent(...)`, compiled once for all eager calls that compute the same.
 
-    A program and an adjoint that are equal by value are the key, and F is all that had to be traced. Functions of the
-    user's that are no part of F's trace may be new objects at each call, or read what has changed: custom derivative
-    rules are traced with the products of F, linear solvers and preconditioners with the whole computation. What cannot
-    be told apart from other computations even then is not compiled as a whole.
+    The key is a program and an adjoint that are equal by value, and F is all that had to be traced. Where F holds
+    custom derivative rules, Python functions that may read what has changed since, they are traced with the products
+    of F. What cannot be told apart from other computations even then, such as an F with a callback, is not kept.
     """
-    if program.reusable and adjoint.reusable:
-        return _tangent(program, adjoint, x, theta, theta_dot)
-    if not all(map(is_concrete, (*x, *theta))):
-        return adjoint.tangent(program, x, theta, theta_dot)
     moving = [i for i, dot in enumerate(theta_dot) if dot is not None]
-    if adjoint.reusable:
+    concrete = all(map(is_concrete, (*x, *theta)))
+    if adjoint.reusable and not program.reusable and concrete:
         first = FirstOrder(program, x, theta, moving)
         if first.reusable:
-            return _tangent(first, adjoint, x, [*theta, *first.constants], theta_dot)
-
-    def whole(x, theta, dots):
-        return adjoint.tangent(program, x, theta, placed([None] * len(theta), moving, dots))
-
-    operands = list(x), list(theta), [theta_dot[i] for i in moving]
-    return compiled(whole, *operands)(*operands)
+            return _tangent(first, adjoint, x, [*theta, *first.constants], read, theta_dot)
+    if adjoint.reusable and program.reusable:
+        return _tangent(program, adjoint, x, theta, read, theta_dot)
+    return adjoint.bound(read).tangent(program, x, theta, theta_dot)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _tangent(program, adjoint, x, theta, theta_dot):
-    return adjoint.tangent(program, x, theta, theta_dot)
+def _tangent(program, adjoint, x, theta, read, theta_dot):
+    return adjoint.bound(read).tangent(program, x, theta, theta_dot)
 
 
 def is_concrete(leaf: Array) -> bool:

@@ -3,8 +3,10 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import lineax as lx
 from jax import lax
@@ -13,7 +15,8 @@ from jaxtyping import Array
 from ._adjoint import Adjoint, explained, shown_nan
 from ._failure import NOT_A_ROOT, OnFailure, failed_if, settle
 from ._linear import LinearOptions, solve
-from ._program import Program
+from ._program import Program, as_operand
+from ._traced import Traced
 
 Leaves = Sequence[Array]
 
@@ -59,7 +62,11 @@ class Implicit(Adjoint):
     def __post_init__(self):
         if self.on_failure not in ("nan", "raise", "warn", "ignore"):
             raise ValueError(f'on_failure must be "nan", "raise", "warn" or "ignore", found {self.on_failure!r}.')
-        if self.linear_solver is not None and not callable(self.linear_solver):
+        if (
+            self.linear_solver is not None
+            and not callable(self.linear_solver)
+            and not isinstance(self.linear_solver, Traced)
+        ):
             if not isinstance(self.linear_solver, lx.AbstractLinearSolver):
                 raise TypeError(
                     "linear_solver must be None, a lineax solver (an instance, such as lineax.CG(1e-8, 1e-8)) or a "
@@ -76,13 +83,11 @@ class Implicit(Adjoint):
 
     @property
     def reusable(self) -> bool:
-        """Whether it holds none of the user's functions, which may be new at each call and read what changes."""
-        callables = (self.preconditioner, None if self._is_lineax else self.linear_solver)
-        return all(function is None for function in callables)
-
-    @property
-    def _is_lineax(self) -> bool:
-        return isinstance(self.linear_solver, lx.AbstractLinearSolver)
+        """Whether equal adjoints compute the same: so do those without functions of the user's, or with traced ones."""
+        functions = [self.preconditioner]
+        if not isinstance(self.linear_solver, lx.AbstractLinearSolver):
+            functions.append(self.linear_solver)
+        return all(f is None or getattr(f, "reusable", False) for f in functions) and super().reusable
 
     def prepare(self, F: Callable) -> "Implicit":
         """Fill in what F says of its own Jacobian where the user said nothing."""
@@ -93,10 +98,50 @@ class Implicit(Adjoint):
             positive_definite=definite if self.positive_definite is None else self.positive_definite,
         )
 
-    def refined(self, program: Program, x: Leaves, theta: Leaves) -> tuple["Implicit", Leaves]:
+    def traced(self, program: Program, x: Leaves, theta: Leaves) -> tuple["Implicit", list[Array]]:
+        """The same with the user's functions traced, and the arrays that these read."""
+        tree, x, theta = program.x_tree, list(x), list(theta)
+        arrays: list[Array] = []
+        solver: Any = self.linear_solver
+        M: Any = self.preconditioner
+
+        def with_program(call: Callable, *like: Any) -> Program:
+            closed = jax.make_jaxpr(call)(*like)
+            arrays.extend(map(as_operand, closed.consts))
+            return Program(closed.jaxpr, tree, derivatives=False)
+
+        if M is not None:
+            precondition = M
+            M = Traced(with_program(lambda v: tree.flatten_up_to(precondition(tree.unflatten(v))), x))
+        if solver is not None and not isinstance(solver, lx.AbstractLinearSolver):
+            user = solver
+
+            def solved(transpose: bool, x: list, theta: list, b: list) -> list[Array]:
+                A, right = on_trees(program.product(x, theta), tree), tree.unflatten(b)
+                acting = (lambda v: jax.linear_transpose(A, right)(v)[0]) if transpose else A
+                return tree.flatten_up_to(user(acting, right))
+
+            forward = with_program(partial(solved, False), x, theta, x)
+            try:
+                solver = Traced(forward, with_program(partial(solved, True), x, theta, x))
+            except (ValueError, NotImplementedError):  # F cannot be transposed: that leaves forward mode
+                solver = Traced(forward)
+        return dataclasses.replace(self, linear_solver=solver, preconditioner=M), arrays
+
+    def bound(self, arrays: Leaves) -> "Implicit":
+        """The traced functions with the arrays that they read."""
+        supply = iter(arrays)
+        functions: list[Any] = [self.preconditioner, self.linear_solver]
+        M, solver = (
+            f.bound([[next(supply) for _ in range(p.constants)] for p in f.programs]) if isinstance(f, Traced) else f
+            for f in functions
+        )
+        return dataclasses.replace(self, preconditioner=M, linear_solver=solver)
+
+    def refined(self, program: Program, x: Leaves, theta: Leaves, arrays: Leaves = ()) -> tuple["Implicit", Leaves]:
         """The point after the Newton steps of `polish`, and the adjoint that takes none."""
         for _ in range(self.polish):
-            x = self.newton(program, lax.stop_gradient(x), lax.stop_gradient(theta))
+            x = self.bound(arrays).newton(program, lax.stop_gradient(x), lax.stop_gradient(theta))
         return dataclasses.replace(self, polish=0), x
 
     def tangent(self, program: Program, x: Leaves, theta: Leaves, theta_dot: Sequence[Array | None]) -> list[Array]:
@@ -126,27 +171,27 @@ class Implicit(Adjoint):
         """The product v -> A v, and how to solve with it."""
         # On pytrees like x: these are what a user's linear solver and preconditioner work on.
         tree = program.x_tree
-
-        def on_trees(push: Callable) -> Callable:
-            return lambda v: tree.unflatten(push(tree.flatten_up_to(v)))
-
-        parts: Any = None
         with explained():
             maps = program.products(x, theta)
-        if len(maps) > 1:
-            W, M = maps
-            parts = on_trees(W), on_trees(M)
-            product = on_trees(lambda v: [a - b for a, b in zip(v, M(W(v)), strict=True)])
-        else:
-            product = on_trees(maps[0])
-        return product, LinearOptions(
-            solver=self.linear_solver,
+        solver: Any = self.linear_solver
+        M: Any = self.preconditioner
+        if isinstance(solver, Traced):
+            solver = solver.with_operands(tree, list(x), list(theta))
+        if isinstance(M, Traced):
+            M = M.with_operands(tree)[0]
+        return on_trees(program.product_of(maps), tree), LinearOptions(
+            solver=solver,
             symmetric=bool(self.symmetric),
             positive_definite=bool(self.positive_definite),
-            preconditioner=self.preconditioner,
+            preconditioner=M,
             rtol=self.rtol,
             atol=self.atol,
             on_failure=self.on_failure,
             well_posed=self.well_posed,
-            parts=parts,
+            parts=(on_trees(maps[0], tree), on_trees(maps[1], tree)) if len(maps) > 1 else None,
         )
+
+
+def on_trees(push: Callable, tree: Any) -> Callable:
+    """A function of lists as a function of pytrees."""
+    return lambda v: tree.unflatten(push(tree.flatten_up_to(v)))

@@ -53,6 +53,16 @@ class LinearOptions(NamedTuple):
     parts: tuple[Callable, Callable] | None = None
 
 
+class TwoWay(tuple):
+    """A linear solver of the user's that knows its matrix: b -> A^-1 b, and b -> A'^-1 b unless A has no transpose."""
+
+    __slots__ = ()
+
+    def __new__(cls, *ways: Callable) -> "TwoWay":
+        """The one or the two."""
+        return super().__new__(cls, ways)
+
+
 class Solution(NamedTuple):
     """The solution of a linear system, and how the solve went.
 
@@ -317,11 +327,16 @@ class System:
 
         return solve
 
-    def _callable(self, solver: Callable, transpose: bool) -> Callable[[Array, Array], Solution]:
+    def _callable(self, solver: Callable | TwoWay, transpose: bool) -> Callable[[Array, Array], Solution]:
         space, product = self.space, self._acting(self.product, transpose)
+        if isinstance(solver, TwoWay) and len(solver) <= transpose:
+            raise NotImplementedError("The product cannot be transposed.")
 
         def solve(b: Array, atol: Array) -> Solution:
-            x = solver(lambda v: space.from_real(product(space.to_real(v))), space.from_real(b))
+            if isinstance(solver, TwoWay):
+                x = solver[transpose](space.from_real(b))
+            else:
+                x = solver(lambda v: space.from_real(product(space.to_real(v))), space.from_real(b))
             x = space.to_real(x)
             return Solution(x, check(product, x, b, space.eps, self.options.rtol, atol), jnp.int32(0))
 

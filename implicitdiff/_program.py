@@ -41,10 +41,15 @@ class Derivatives:
 
     def product(self, x: Sequence[Array], theta: Sequence[Array]) -> Linear:
         """The product v -> dF/dx v."""
-        first, *others = self.products(x, theta)
-        if not others:
-            return first
-        return lambda v: [a - b for a, b in zip(v, others[0](first(v)), strict=True)]
+        return self.product_of(self.products(x, theta))
+
+    @staticmethod
+    def product_of(maps: Sequence[Linear]) -> Linear:
+        """The product with dF/dx, made of `products`."""
+        if len(maps) == 1:
+            return maps[0]
+        W, M = maps
+        return lambda v: [a - b for a, b in zip(v, M(W(v)), strict=True)]
 
 
 class Program(Derivatives):

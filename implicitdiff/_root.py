@@ -37,10 +37,14 @@ implicit_root_p.multiple_results = True
 
 @dataclasses.dataclass(frozen=True)
 class Theorem:
-    """x*(theta) as the root of a program, whose derivative is that of the implicit function theorem."""
+    """x*(theta) as the root of a program, whose derivative is that of the implicit function theorem.
+
+    The last `reads` operands beside theta are not F's: they are read by the user's preconditioner or linear solver.
+    """
 
     program: Program
     adjoint: Adjoint
+    reads: int = 0
 
     @property
     def reusable(self) -> bool:
@@ -49,10 +53,11 @@ class Theorem:
 
     def tangent(self, x: Sequence[Array], theta: Sequence[Array], theta_dot: Sequence) -> list[Array]:
         """The derivative of x along theta_dot, in which None is no motion."""
-        adjoint, x = self.adjoint.refined(self.program, x, theta)
+        own = len(theta) - self.reads
+        adjoint, x = self.adjoint.refined(self.program, x, theta[:own], theta[own:])
         # What x was as a function of theta before is forgotten; as the root of F it is one, to every order.
         root = bind(dataclasses.replace(self, adjoint=adjoint), x, theta)
-        return tangent(self.program, adjoint, root, theta, theta_dot)
+        return tangent(self.program, adjoint, root, theta[:own], theta[own:], theta_dot[:own])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +69,11 @@ class Batch:
     size: int
     axis_name: Any
     spmd_name: Any
+
+    @property
+    def reads(self) -> int:
+        """The operands that are not F's."""
+        return self.rule.reads
 
     @property
     def reusable(self) -> bool:
@@ -93,7 +103,7 @@ def _implicit_function_theorem(primals, tangents, *, rule, unknowns):
     x, theta = list(primals[:unknowns]), list(primals[unknowns:])
     theta_dot = [None if type(dot) is ad.Zero else dot for dot in tangents[unknowns:]]
     root = bind(rule, x, theta)
-    if all(dot is None for dot in theta_dot):
+    if all(dot is None for dot in theta_dot[: len(theta) - rule.reads]):
         return root, [ad.Zero(jax.typeof(leaf).to_tangent_aval()) for leaf in root]
     return root, rule.tangent(x, theta, theta_dot)
 
@@ -137,7 +147,8 @@ def attach(F: Callable, x: PyTree, args: tuple, kwargs: dict[str, Any], adjoint:
     program, theta = trace(F, x, args, kwargs)
     leaves, tree = jtu.tree_flatten(x)
     check_varies(leaves, theta)
-    return jtu.tree_unflatten(tree, bind(Theorem(program, adjoint), leaves, theta))
+    adjoint, read = adjoint.traced(program, leaves, theta)
+    return jtu.tree_unflatten(tree, bind(Theorem(program, adjoint, len(read)), leaves, [*theta, *read]))
 
 
 # Outside of every transformation nobody can ask for a derivative: there F is traced for its error messages alone, and
