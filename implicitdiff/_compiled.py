@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import tree_util as jtu
 from jaxtyping import Array, PyTree
 
-from ._adjoint import Adjoint
+from ._adjoint import Adjoint, explained
 from ._program import FirstOrder, Program, as_operand, is_array
 
 
@@ -72,7 +72,8 @@ def tangent(
     moving = [i for i, dot in enumerate(theta_dot) if dot is not None]
     concrete = all(map(is_concrete, (*x, *theta)))
     if adjoint.reusable and not program.reusable and concrete:
-        first = FirstOrder(program, x, theta, moving)
+        with explained():
+            first = FirstOrder(program, x, theta, moving)
         if first.reusable:
             return _tangent(first, adjoint, x, [*theta, *first.constants], read, theta_dot)
     if adjoint.reusable and program.reusable:

@@ -131,11 +131,13 @@ class Implicit(Adjoint):
     def bound(self, arrays: Leaves) -> "Implicit":
         """The traced functions with the arrays that they read."""
         supply = iter(arrays)
-        functions: list[Any] = [self.preconditioner, self.linear_solver]
-        M, solver = (
-            f.bound([[next(supply) for _ in range(p.constants)] for p in f.programs]) if isinstance(f, Traced) else f
-            for f in functions
-        )
+
+        def bound(function: Any) -> Any:
+            if not isinstance(function, Traced):
+                return function
+            return function.bound([[next(supply) for _ in range(p.constants)] for p in function.programs])
+
+        M, solver = bound(self.preconditioner), bound(self.linear_solver)
         return dataclasses.replace(self, preconditioner=M, linear_solver=solver)
 
     def refined(self, program: Program, x: Leaves, theta: Leaves, arrays: Leaves = ()) -> tuple["Implicit", Leaves]:

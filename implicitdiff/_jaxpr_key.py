@@ -86,7 +86,7 @@ def _value_key(value: Any, derivatives: bool) -> Hashable:
         raise NoKeyError
     if getattr(value, "reusable", True) is False:  # the rule of an implicit function
         raise NoKeyError
-    kind = type(value)
+    kind: Any = type(value)
     if kind.__hash__ is object.__hash__ and kind.__module__.partition(".")[0] not in ("builtins", "jax", "jaxlib"):
         raise NoKeyError  # only equal to itself, and made anew at each trace; those of JAX are constants
     try:

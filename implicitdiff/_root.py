@@ -116,7 +116,7 @@ def _batched(axis, operands, axes, *, rule, unknowns):
         jnp.broadcast_to(leaf, (axis.size, *leaf.shape)) if at is None else jnp.moveaxis(leaf, at, 0)
         for leaf, at in zip(operands[:unknowns], axes[:unknowns], strict=True)
     ]
-    name = None if axis.name is jax.core.no_axis_name else axis.name
+    name = None if type(axis.name) is object else axis.name  # JAX's mark for no name
     batch = Batch(rule, tuple(axes[unknowns:]), axis.size, name, axis.spmd_name)
     return bind(batch, x, operands[unknowns:]), [0] * unknowns
 
@@ -142,7 +142,7 @@ def attach(F: Callable, x: PyTree, args: tuple, kwargs: dict[str, Any], adjoint:
         )
     adjoint = adjoint.prepare(F)
     x = lax.stop_gradient(check_unknowns(x))
-    if _known_to_fit(F, x, args, kwargs):
+    if _fits(F, x, args, kwargs):
         return x
     program, theta = trace(F, x, args, kwargs)
     leaves, tree = jtu.tree_flatten(x)
@@ -151,24 +151,27 @@ def attach(F: Callable, x: PyTree, args: tuple, kwargs: dict[str, Any], adjoint:
     return jtu.tree_unflatten(tree, bind(Theorem(program, adjoint, len(read)), leaves, [*theta, *read]))
 
 
-# Outside of every transformation nobody can ask for a derivative: there F is traced for its error messages alone, and
-# once for arguments of the same kind.
+# Outside of every transformation nobody can ask for a derivative: there F is traced for its error messages alone, once
+# for arguments of the same kind.
 _NO_TRANSFORMATION = jex.get_opaque_trace_state(convention="flax")
 _fitting: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def _known_to_fit(F: Callable, x: PyTree, args: tuple, kwargs: dict[str, Any]) -> bool:
+def _fits(F: Callable, x: PyTree, args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether no derivative can be asked for, and F is known to fit arguments of this kind."""
     if jex.get_opaque_trace_state(convention="flax") != _NO_TRANSFORMATION:
         return False
     leaves, tree = jtu.tree_flatten((x, args, kwargs))
     kinds = tree, tuple((jnp.shape(leaf), leaf.dtype) if hasattr(leaf, "dtype") else type(leaf) for leaf in leaves)
     try:
         known = _fitting.setdefault(getattr(F, "T", F), set())
-        fits = kinds in known
-        known.add(kinds)
+        if kinds in known:
+            return True
     except TypeError:  # F cannot be a key, or the structure of an argument not be hashed
         return False
-    return fits
+    trace(F, x, args, kwargs)
+    known.add(kinds)
+    return True
 
 
 def check_unknowns(x: PyTree) -> PyTree:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import implicitdiff as idf
-from implicitdiff._program import trace
+from implicitdiff._program import FirstOrder, trace
 
 
 def program(F, x=None, *args, **kwargs):
@@ -69,13 +69,24 @@ def test_rules_written_in_python_are_never_taken_for_equal():
     assert not same(make_vjp(1.0), make_vjp(2.0))
 
 
-def test_the_same_rule_is_the_same():
-    for f in (jax.nn.relu, jax.nn.softmax, jax.nn.silu, nested):
-        assert same(lambda x: f(x) + x, lambda x: f(x) + x)
+def test_implicit_functions_inside_are_compared_by_what_they_solve():
+    assert same(lambda x: nested(x) + x, lambda x: nested(x) + x)
+    assert not same(lambda x: nested(x) + x, lambda x: nested(x, 4) + x)
 
 
-def nested(x):
-    return idf.implicit_root(lambda y, x: y**3 + y - x, x, x)
+def test_first_derivatives_of_custom_rules_are_the_same_where_their_traces_are():
+    def first(f):
+        x = jnp.ones(3)
+        program, theta = trace(lambda x: f(x) + x, x, (), {})
+        return FirstOrder(program, [x], theta, [])
+
+    for f in (jax.nn.relu, jax.nn.softmax, jax.nn.silu):
+        assert first(f) == first(f)
+    assert first(jax.nn.relu) != first(jax.nn.silu)
+
+
+def nested(x, power=3):
+    return idf.implicit_root(lambda y, x: y**power + y - x, x, x)
 
 
 def test_evaluation_with_other_constants():

@@ -138,6 +138,19 @@ class Krylov(lx.AbstractLinearSolver):
         return True
 
 
+class _State(NamedTuple):
+    x: Array
+    right: Array  # of the system that the cycles work on: b, and then noise
+    v: Array  # its solution so far: x, and then what the noise makes of x
+    r: Array
+    residual: Array
+    norm_A: Array  # noqa: N815
+    steps: Array
+    improving: Array
+    verifying: Array
+    sound: Array
+
+
 def refine(
     method: Krylov,
     cycle: Callable[..., Cycle],
@@ -150,21 +163,19 @@ def refine(
 ) -> Outcome:
     """Run cycles on the true residual until it is small, the budget is spent, or nothing improves.
 
-    A residual of rounding size may hide an error of percents (condition 1e5 in float32), or a singular A. One more
-    cycle therefore solves for noise of the size of the residual, wherever rounding could matter: in float32 for the
-    residual that is left, with `probe` for noise without a pattern. What comes out is how far x moves when b moves by
-    its rounding error. Where that is more than LARGEST_ERROR of x, or cannot be had because the noise is not in the
-    range of A, the solve has not converged.
+    A residual of rounding size may hide an error of percents (condition 1e5 in float32), or a singular A. Wherever that
+    matters, in float32 and with `probe`, the same cycles therefore solve for noise of the size of the residual: what
+    comes out is how far x moves when b moves by its rounding error. Where that is more than LARGEST_ERROR of x, or
+    cannot be had because the noise is not in the range of A, the solve has not converged.
     """
-    dtype = b.dtype
-    norm_b = norm(b)
+    dtype, norm_b = b.dtype, norm(b)
     eps = float(jnp.finfo(dtype).eps)
-    unit = rounding_unit(eps)
-    full = method.rtol is None
-    verify = full and eps < 1e-3 and (probe or eps > 1e-12)
-    noisy = verify and probe and eps < 1e-12
-    # How far the cycle for the noise goes: a null vector of A holds a share of about 1 / sqrt(n) of it.
-    share = 2e-3 / max(b.size, 1) ** 0.5 if noisy else LARGEST_ERROR
+    unit, full = rounding_unit(eps), method.rtol is None
+    single = eps > 1e-12
+    verify = full and eps < 1e-3 and (probe or single)
+    # In float32 the noise is the residual that is left, and x is the better for it. In float64 that may be smooth, and
+    # the noise has no pattern: a null vector of A holds a share of about 1 / sqrt(n) of it.
+    share = LARGEST_ERROR if single else 2e-3 / max(b.size, 1) ** 0.5
 
     def goal(norm_A, norm_x):
         if method.rtol is not None:
@@ -180,44 +191,46 @@ def refine(
             met = met & (LARGEST_GROWTH * eps * norm_A * norm(x) <= norm_b)
         return met
 
-    def unfinished(state):
-        x, _, residual, norm_A, steps, improving, sure = state
-        return ~(small(x, residual, norm_A) & sure) & (steps < limit) & improving
+    def sure(s: _State):
+        reached = s.residual <= 2 * share * norm(s.right)
+        return s.verifying & s.sound & reached & (norm(s.v) <= LARGEST_ERROR * norm(s.x))
 
-    def body(state):
-        x, r, residual, norm_A, steps, _, _ = state
-        at_x = goal(norm_A, norm(x))
-        verifying = small(x, residual, norm_A) if verify else jnp.array(False)
-        right = r
-        if noisy:
-            noise = scattered(r, 1)
-            right = jnp.where(verifying, noise * (residual / norm(noise)), r)
+    def unfinished(s: _State):
+        done = s.verifying & (s.residual <= share * norm(s.right)) if verify else small(s.x, s.residual, s.norm_A)
+        return ~done & (s.steps < limit) & s.improving
+
+    def body(s: _State):
+        at_x = goal(s.norm_A, norm(s.x))
 
         def aim(norm_A, norm_d):
             target = at_x
-            if full and eps < 1e-12 and precondition is None:
+            if full and not single and precondition is None:
                 # The goal grows with the solution, which is 0 when the first cycle begins.
-                target = jnp.maximum(target, jnp.minimum(unit * norm_A * norm_d(), 1e-3 * residual))
-            return jnp.where(verifying, share * residual, target) if verify else target
+                target = jnp.maximum(target, jnp.minimum(unit * norm_A * norm_d(), 1e-3 * s.residual))
+            return jnp.where(s.verifying, share * norm(s.right), target) if verify else target
 
-        step = cycle(product, right, aim, limit - steps, precondition)
-        norm_A = jnp.maximum(norm_A, step.norm_A)
-        moved = x + step.correction
-        sure = jnp.array(not verify)
-        if noisy:
-            left = norm(right - product(step.correction))
-            sure = verifying & (left <= 2 * share * residual) & (norm(step.correction) <= LARGEST_ERROR * norm(x))
-            moved = jnp.where(verifying, x, moved)
-        elif verify:
-            sure = step.sound & (norm(step.correction) <= LARGEST_ERROR * norm(moved))
-        r = b - product(moved)
-        new = norm(r)
-        improving = new < method.stagnation * residual
-        if verify:
-            improving = ~verifying & (improving | small(moved, new, norm_A))
-        return moved, r, new, norm_A, steps + step.steps, improving, sure
+        step = cycle(product, s.r, aim, limit - s.steps, precondition)
+        v = s.v + step.correction
+        r = s.right - product(v)
+        residual, steps = norm(r), s.steps + step.steps
+        norm_A = jnp.maximum(s.norm_A, step.norm_A)
+        improving = residual < method.stagnation * s.residual
+        if not verify:
+            return s._replace(x=v, v=v, r=r, residual=residual, norm_A=norm_A, steps=steps, improving=improving)
+        x = jnp.where(s.verifying, s.x, v)
+        begins = ~s.verifying & small(x, residual, norm_A)
+        noise = scattered(b, 1)
+        noise = r if single else noise * (residual / norm(noise))
+        right, v, r = jnp.where(begins, noise, s.right), jnp.where(begins, 0, v), jnp.where(begins, noise, r)
+        sound = begins | jnp.asarray(step.sound)
+        return _State(x, right, v, r, residual, norm_A, steps, improving | begins, s.verifying | begins, sound)
 
-    size = jnp.asarray(norm_A, dtype)
-    start = (jnp.zeros_like(b), b, norm_b, size, jnp.zeros((), jnp.int32), jnp.array(True), jnp.array(not verify))
-    x, _, residual, norm_A, steps, _, sure = while_loop(unfinished, body, start)
-    return Outcome(x, small(x, residual, norm_A) & (sure | (norm_b == 0)), steps, residual)
+    zero, no, size = jnp.zeros_like(b), jnp.array(False), jnp.asarray(norm_A, dtype)
+    start = _State(zero, b, zero, b, norm_b, size, jnp.zeros((), jnp.int32), ~no, no, ~no)
+    end = while_loop(unfinished, body, start)
+    if not verify:
+        return Outcome(end.x, small(end.x, end.residual, end.norm_A), end.steps, end.residual)
+    x = end.x + end.v if single else end.x
+    x = jnp.where(end.verifying, x, end.x)
+    residual = norm(b - product(x))
+    return Outcome(x, (sure(end) & small(x, residual, end.norm_A)) | (norm_b == 0), end.steps, residual)

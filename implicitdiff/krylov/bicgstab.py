@@ -28,8 +28,10 @@ class BiCGStab(Krylov):
         M = precondition or (lambda v: v)
         one, products = jnp.ones((), r.dtype), 2 * self.length
         # The directions are made orthogonal to the Krylov space of A' that begins here. The usual choice, the first
-        # residual r, breaks down at once where r' A r = 0, as for every r in a game of two players, whose A is skew.
-        shadow = scattered(r)
+        # residual r, breaks down at once where r' A r = 0, as for every r in a game of two players, whose A is skew;
+        # numbers without a pattern may be nearly orthogonal to r itself where unknowns are few.
+        scatter, size = scattered(r), norm(r)
+        shadow = scatter / norm(scatter) + r / jnp.where(size > 0, size, 1)
 
         def unfinished(state):
             d, _, _, _, residual, norm_A, step, alive = state
