@@ -12,7 +12,6 @@ from ._decorators import custom_fixed_point as custom_fixed_point
 from ._decorators import custom_root as custom_root
 from ._host import host_solver as host_solver
 from ._implicit import Implicit as Implicit
-from ._implicit import Implicit as Implicit
 from ._root import implicit_fixed_point as implicit_fixed_point
 from ._root import implicit_root as implicit_root
 from ._root import root_jvp as root_jvp

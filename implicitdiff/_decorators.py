@@ -12,8 +12,8 @@ from jaxtyping import PyTree
 
 from ._adjoint import Adjoint, Unrolled
 from ._arguments import Arguments
-from ._program import CONCRETE_NEEDED, name_of
 from ._fixed_point import FixedPointResidual
+from ._program import CONCRETE_NEEDED, name_of
 from ._root import attach
 
 

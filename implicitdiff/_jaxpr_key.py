@@ -16,7 +16,7 @@ _CUSTOM_RULES = {
     "custom_jvp_call": ("call_jaxpr",),
     "custom_vjp_call": ("call_jaxpr",),
     "custom_vmap_call": ("call",),
-    "implicit_root": ("unknowns",),
+    "ruled": ("values",),
 }
 
 

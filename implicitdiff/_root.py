@@ -19,20 +19,15 @@ import jax.numpy as jnp
 from jax import lax
 from jax import tree_util as jtu
 from jax.extend import core as jex
-from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, PyTree
 
 from ._adjoint import Adjoint
 from ._compiled import tangent
 from ._fixed_point import FixedPointResidual
 from ._implicit import Implicit
-from ._program import Program, is_inexact, name_of, placed, trace
+from ._program import Program, is_inexact, name_of, trace
+from ._rule import bind
 from ._varying import check_varies
-
-# A primitive, and not a `jax.custom_jvp` of the identity: JAX drops such a rule where it partially evaluates the body
-# of a loop, since only linear functions are built there, and differentiates "x is x" instead.
-implicit_root_p = jex.Primitive("implicit_root")
-implicit_root_p.multiple_results = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,81 +46,15 @@ class Theorem:
         """Whether equality tells that two are the same function."""
         return self.program.reusable and self.adjoint.reusable
 
-    def tangent(self, x: Sequence[Array], theta: Sequence[Array], theta_dot: Sequence) -> list[Array]:
+    def __call__(self, x: Sequence[Array], theta: Sequence[Array], theta_dot: Sequence) -> list[Array]:
         """The derivative of x along theta_dot, in which None is no motion."""
         own = len(theta) - self.reads
+        if all(dot is None for dot in theta_dot[:own]):
+            return [jnp.zeros_like(leaf) for leaf in x]
         adjoint, x = self.adjoint.refined(self.program, x, theta[:own], theta[own:])
         # What x was as a function of theta before is forgotten; as the root of F it is one, to every order.
         root = bind(dataclasses.replace(self, adjoint=adjoint), x, theta)
         return tangent(self.program, adjoint, root, theta[:own], theta[own:], theta_dot[:own])
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """A batch of roots, each differentiated by `rule`: the derivative of a batch is a batch of derivatives."""
-
-    rule: "Theorem | Batch"
-    theta_axes: tuple
-    size: int
-    axis_name: Any
-    spmd_name: Any
-
-    @property
-    def reads(self) -> int:
-        """The operands that are not F's."""
-        return self.rule.reads
-
-    @property
-    def reusable(self) -> bool:
-        """Whether equality tells that two are the same function."""
-        return self.rule.reusable
-
-    def tangent(self, x: list, theta: list, theta_dot: list) -> list[Array]:
-        """The derivatives of the batch."""
-        moving = [i for i, dot in enumerate(theta_dot) if dot is not None]
-
-        def one(x, theta, dots):
-            return self.rule.tangent(x, theta, placed([None] * len(theta), moving, dots))
-
-        axes = (0, list(self.theta_axes), [self.theta_axes[i] for i in moving])
-        names = dict(axis_name=self.axis_name, spmd_axis_name=self.spmd_name)
-        batched = jax.vmap(one, in_axes=axes, axis_size=self.size, **names)
-        return batched(x, theta, [theta_dot[i] for i in moving])
-
-
-def bind(rule: Theorem | Batch, x: Sequence[Array], theta: Sequence[Array]) -> list[Array]:
-    """X, with the derivative in theta that the rule gives."""
-    return implicit_root_p.bind(*x, *theta, rule=rule, unknowns=len(x))
-
-
-def _implicit_function_theorem(primals, tangents, *, rule, unknowns):
-    """The JVP rule: x_dot solves A x_dot = -B theta_dot. The tangent of the operand x has no part in it."""
-    x, theta = list(primals[:unknowns]), list(primals[unknowns:])
-    theta_dot = [None if type(dot) is ad.Zero else dot for dot in tangents[unknowns:]]
-    root = bind(rule, x, theta)
-    if all(dot is None for dot in theta_dot[: len(theta) - rule.reads]):
-        return root, [ad.Zero(jax.typeof(leaf).to_tangent_aval()) for leaf in root]
-    return root, rule.tangent(x, theta, theta_dot)
-
-
-def _batched(axis, operands, axes, *, rule, unknowns):
-    """The rule for vmap. x is batched where theta is: its derivative differs though its value may not."""
-    if all(at is None for at in axes):
-        return bind(rule, operands[:unknowns], operands[unknowns:]), [None] * unknowns
-    x = [
-        jnp.broadcast_to(leaf, (axis.size, *leaf.shape)) if at is None else jnp.moveaxis(leaf, at, 0)
-        for leaf, at in zip(operands[:unknowns], axes[:unknowns], strict=True)
-    ]
-    name = None if type(axis.name) is object else axis.name  # JAX's mark for no name
-    batch = Batch(rule, tuple(axes[unknowns:]), axis.size, name, axis.spmd_name)
-    return bind(batch, x, operands[unknowns:]), [0] * unknowns
-
-
-implicit_root_p.def_impl(lambda *operands, rule, unknowns: list(operands[:unknowns]))
-implicit_root_p.def_abstract_eval(lambda *avals, rule, unknowns: list(avals[:unknowns]))
-ad.primitive_jvps[implicit_root_p] = _implicit_function_theorem
-batching.fancy_primitive_batchers[implicit_root_p] = _batched
-mlir.register_lowering(implicit_root_p, lambda ctx, *operands, rule, unknowns: operands[:unknowns])
 
 
 def attach(F: Callable, x: PyTree, args: tuple, kwargs: dict[str, Any], adjoint: Adjoint | None) -> PyTree:

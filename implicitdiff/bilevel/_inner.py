@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._decorators import DifferentiableSolver, stop
-from .._program import name_of
 from .._fixed_point import as_root
+from .._implicit import Implicit
+from .._program import name_of
 from ..optimality._condition import Condition
 from ..solvers._iterative import IterativeSolver
 from ..solvers.adapters import OptimistixSolver

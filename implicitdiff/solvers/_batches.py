@@ -8,12 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, PyTree
 
 from .._decorators import stop
 from .._program import Program
+from .._rule import bind
 from ._progress import Progress
 
 
@@ -98,21 +97,16 @@ def as_arrays(args: PyTree) -> PyTree:
     )
 
 
-@jax.custom_jvp
 def without_derivative(x: PyTree, theta: list[Array]) -> PyTree:
     """X, which depends on theta in a way that nobody has told: to differentiate it is an error."""
-    del theta
-    return x
+    leaves, tree = jax.tree.flatten(x)
+    return jax.tree.unflatten(tree, bind(_refuse, leaves, theta))
 
 
-@partial(without_derivative.defjvp, symbolic_zeros=True)
-def _refuse(primals, tangents):
-    if any(not isinstance(t, SymbolicZero) for t in tangents[1]):
-        raise TypeError(
-            "run_iterator: its result has no derivative, because f sees one batch at a time and nothing says which "
-            "problem the whole run solves. Give the solver that problem's condition, such as "
-            "condition=implicitdiff.optimality.stationary(whole) with whole(x, *args); or take lax.stop_gradient of "
-            "the arguments."
-        )
-    x = primals[0]
-    return x, jax.tree.map(lambda leaf: lax.full_like(leaf, 0), x)
+def _refuse(x, theta, theta_dot):
+    raise TypeError(
+        "run_iterator: its result has no derivative, because f sees one batch at a time and nothing says which "
+        "problem the whole run solves. Give the solver that problem's condition, such as "
+        "condition=implicitdiff.optimality.stationary(whole) with whole(x, *args); or take lax.stop_gradient of "
+        "the arguments."
+    )

@@ -20,7 +20,6 @@ from .._decorators import stop
 from .._fixed_point import as_root
 from .._host import host_solver
 from .._precision import full_precision
-from .._fixed_point import as_root
 from .._root import attach
 from . import _scipy_minimum as minimum
 from ._on_host import flat_box, flat_start, jitted, packed
