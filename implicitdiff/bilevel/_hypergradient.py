@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._failure import OK
 from .._implicit import Implicit
 from .._linear import examine
+from .._linearised import Linearised
 from .._varying import scan
-from ..certify._linearised import Linearised
 from ..optimality._condition import Condition
 
 # Relative residuals of the linear solves for the step that measures the distance to the solution, and for the adjoints.

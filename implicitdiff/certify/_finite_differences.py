@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import tree_util as jtu
 from jaxtyping import PyTree
 
+from .._linearised import Covector, Linearised, Vector
 from .._program import is_inexact
-from ._linearised import Covector, Linearised, Vector
 from ._spectrum import noise
 
 

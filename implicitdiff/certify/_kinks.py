@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._linearised import Linearised
+from .._linearised import Linearised
 from ._spectrum import noise
 
 # Radii, as powers of ten relative to the size of x, two for each decade.

@@ -1,6 +1,5 @@
 """Extreme singular values of linear maps: from the matrix if it is small, otherwise by Lanczos steps."""
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._precision import full_precision
-from .._varying import fori_loop
+from .._varying import fori_loop, scattered
 
 # With up to this many columns, the matrix of a map is formed.
 FORMED_SIZE = 600
@@ -19,15 +18,9 @@ Map = Callable[[Array], Array]
 
 
 def noise(seed: int, shape: tuple[int, ...], dtype) -> Array:
-    """Pseudo-random numbers between -1 and 1, a hash of their positions.
-
-    `jax.random` is not used, so that equal programs compare as equal and are compiled once.
-    """
-    bits = jnp.arange(math.prod(shape), dtype=jnp.uint32) + jnp.uint32(seed * 0x9E3779B9 % 2**32)
-    for factor, shift in ((0x85EBCA6B, 16), (0xC2B2AE35, 13), (0x27D4EB2F, 16)):
-        bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
-    # Halfway between the possible values, so that none is 0.
-    return ((bits >> 8).astype(dtype) / 2**23 - 1 + 2.0**-24).astype(dtype).reshape(shape)
+    """Pseudo-random numbers in [-1, 1) of which none is 0, the same at each call."""
+    numbers = scattered(jnp.zeros(shape, dtype), seed)
+    return jnp.where(numbers == 0, 1, numbers)
 
 
 def matrix(product: Map, columns: int, dtype) -> Float[Array, "m n"]:

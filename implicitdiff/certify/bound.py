@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from .._adjoint import Adjoint
+from .._linearised import Linearised, Vector, compiled
 from . import _spectrum as spectrum
-from ._linearised import Linearised, Vector, compiled
 
 # Sampled Lipschitz constants are lower bounds; they are enlarged by this factor.
 SAFETY = 2.0

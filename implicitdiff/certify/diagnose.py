@@ -15,13 +15,13 @@ from .._dense import cholesky, lu
 from .._failure import OK
 from .._implicit import Implicit
 from .._linear import examine, method_of
+from .._linearised import Linearised, compiled
 from .._program import name_of
 from .._space import RealSpace
 from ..krylov import Krylov
 from . import _spectrum as spectrum
 from ._finite_differences import Comparison, compare
 from ._kinks import nearest_kink
-from ._linearised import Linearised, compiled
 from .bound import smallest
 from .estimate import estimated
 

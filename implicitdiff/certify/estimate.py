@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._adjoint import Adjoint
-from ._linearised import Covector, Linearised, Vector, compiled
+from .._linearised import Covector, Linearised, Vector, compiled
 from ._spectrum import noise
 
 

@@ -10,13 +10,13 @@ from jax import lax
 from jax import tree_util as jtu
 from jaxtyping import Array, Float, PyTree
 
-from .._adjoint import Adjoint
-from .._compiled import compiled_call
-from .._fixed_point import as_root
-from .._implicit import Implicit
-from .._program import CONCRETE_NEEDED, Program, is_inexact, trace
-from .._root import check_unknowns
-from .._space import RealSpace
+from ._adjoint import Adjoint
+from ._compiled import compiled_call
+from ._fixed_point import as_root
+from ._implicit import Implicit
+from ._program import CONCRETE_NEEDED, Program, is_inexact, trace
+from ._root import check_unknowns
+from ._space import RealSpace
 
 Vector = Float[Array, " n"]
 Covector = Float[Array, " p"]
