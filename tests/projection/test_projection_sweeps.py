@@ -10,6 +10,12 @@ from sweeps import COMPILATIONS, check_compiles_once, check_half_precision, chec
 from implicitdiff import projection
 
 SEPARABLE = ("non_negative", "box", "hypercube", "linf_ball", "zero", "free", "product", "product_dual")
+COMPOSED = ("product", "product_dual", "exponential_dual", "power_dual")
+SLOW = ("power", "polyhedron", "transport", "birkhoff", "box_section")  # to compile
+
+
+def slowly(slow, names):
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in names]
 
 
 def lengths(theta, c):
@@ -36,7 +42,7 @@ def point(name, seed=0):
     return np.random.default_rng(seed).normal(size=CASES[name].shape)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "birkhoff"])
+@pytest.mark.parametrize("name", slowly(COMPOSED, [name for name in CASES if name != "birkhoff"]))
 def test_units_do_not_matter(name):
     case = CASES[name]
     for seed in range(3):
@@ -49,14 +55,12 @@ def test_not_finite(name):
     check_not_finite(case.project, point(name), case.theta, name in SEPARABLE)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in CASES if name not in ("product", "product_dual", "exponential_dual", "power_dual")]
-)
+@pytest.mark.parametrize("name", slowly(SLOW, [name for name in CASES if name not in COMPOSED]))
 def test_second_derivatives_in_loops(name):
     check_loops(CASES[name].project, 0.5 * point(name, 4), CASES[name].theta)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slowly((*COMPOSED, *SLOW), CASES))
 def test_half_precision(name):
     check_half_precision(CASES[name].project, point(name), CASES[name].theta)
 
