@@ -9,7 +9,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.svm import SVC
 
 import implicitdiff as idf
-from implicitdiff._program import _run
+from implicitdiff._compiled import _run
 from implicitdiff.bilevel import Checkpoint, minimize
 
 RANDOM = np.random.default_rng(0)
