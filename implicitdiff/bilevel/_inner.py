@@ -14,7 +14,7 @@ from .._implicit import Implicit
 from .._program import name_of
 from ..optimality._condition import Condition
 from ..solvers._iterative import IterativeSolver
-from ..solvers.adapters import OptimistixSolver
+from ..solvers.optimistix import OptimistixSolver
 from ..solvers.scipy import ScipySolver
 from ..solvers.sklearn import SklearnSolver
 

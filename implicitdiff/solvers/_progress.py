@@ -1,5 +1,6 @@
 """A progress bar for a loop inside of JAX."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,9 +14,10 @@ UPDATES = 50
 class Progress:
     """Shows iteration and error of a compiled loop in one bar."""
 
-    def __init__(self, name: str, maxiter: int):
-        """Prepare a bar of `maxiter` steps; it opens with the first iteration."""
+    def __init__(self, name: str, maxiter: int, bar: bool = True, callback: Callable[[int, float], Any] | None = None):
+        """Prepare a bar of `maxiter` steps, which opens with the first iteration, and a function that is told, too."""
         self.name, self.maxiter = name, maxiter
+        self.with_bar, self.callback = bar, callback
         self.every = max(1, maxiter // UPDATES)
         self.bar: Any = None
 
@@ -32,6 +34,10 @@ class Progress:
         jax.debug.callback(self._close, iteration, error, ordered=True)
 
     def _move(self, iteration, error) -> None:
+        if self.callback is not None:
+            self.callback(int(iteration), float(error))
+        if not self.with_bar:
+            return
         if self.bar is None:
             from tqdm import tqdm  # optional: only who wants a bar needs it
 
@@ -41,6 +47,8 @@ class Progress:
 
     def _close(self, iteration, error) -> None:
         self._move(iteration, error)
+        if self.bar is None:
+            return
         self.bar.refresh()
         self.bar.close()
         self.bar = None

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
@@ -78,3 +79,51 @@ def relative_gradient(slope: Any, curvature: Any, x: Any, moved: Any, value: Any
     )
     # f may be linear, and x and f(x) zero: nothing is known of their units then.
     return xp.where(slope == 0, 0.0, slope / xp.where(known > 0, known, slope + (slope == 0)))
+
+
+class Trace(NamedTuple):
+    """What is remembered to judge the size of a residual: where the run started, the last point, the curvature."""
+
+    start: PyTree
+    point: PyTree
+    residual: PyTree
+    curvature: Float[Array, ""]
+
+    @classmethod
+    def new(cls, init: PyTree) -> "Trace":
+        """Nothing is known yet."""
+        return cls(init, init, jax.tree.map(jnp.zeros_like, init), jnp.zeros((), real_dtype(init)))
+
+
+def judged(trace: Trace, x: PyTree, residual: PyTree, value: Any = 0.0, curvature: Any = None) -> tuple[Array, Trace]:
+    """The error of x, see `relative_gradient`, from a residual in the units of a gradient.
+
+    The curvature, unless it is given, is the change of the residual relative to that of x, the largest of the last few
+    steps: what was long ago tells nothing about the curvature at the solution.
+    """
+    x, residual, value = lax.stop_gradient((x, residual, value))
+    trace = lax.stop_gradient(trace)
+    dtype = trace.curvature.dtype
+    if curvature is None:
+        moved = size(jax.tree.map(jnp.subtract, x, trace.point))
+        changed = size(jax.tree.map(jnp.subtract, residual, trace.residual))
+        seen = jnp.where(moved > 0, changed / jnp.where(moved > 0, moved, 1.0), 0.0)
+        # At the first point there is no change.
+        curvature = jnp.where(size(trace.residual) > 0, jnp.maximum(seen, 0.25 * trace.curvature), 0.0)
+    curvature = jnp.asarray(lax.stop_gradient(curvature), dtype)
+    way = size(jax.tree.map(jnp.subtract, x, trace.start))
+    error = relative_gradient(size(residual), curvature, size(x), way, jnp.asarray(value, dtype))
+    return jnp.asarray(error, dtype), Trace(trace.start, x, residual, curvature)
+
+
+def size(tree: PyTree) -> Array:
+    """The Euclidean norm; squares neither overflow nor vanish."""
+    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in leaves]))
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+    return unit * jnp.sqrt(sum((jnp.sum(jnp.abs(leaf / unit) ** 2) for leaf in leaves), 0.0))
+
+
+def real_dtype(tree: PyTree) -> Any:
+    """The real floating-point dtype that holds the leaves."""
+    return jnp.finfo(jnp.result_type(*jax.tree.leaves(tree))).dtype

@@ -6,26 +6,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax.tree_utils as otu
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from .. import optimality
 from .._program import check_output
-from ._iterative import IterativeSolver
-
-
-class FixedPointState(NamedTuple):
-    """Attributes: see `State`."""
-
-    iteration: Int[Array, ""]
-    error: Float[Array, ""]
-    converged: Bool[Array, ""]
+from ._iterative import IterativeSolver, nothing_known
+from ._state import State, Trace, judged
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedPointIteration(IterativeSolver):
-    """x+ = T(x, *args) until it stays: `run(init, *args)`. `state.error` is |T(x) - x|.
+    """x+ = T(x, *args) until it stays: `run(init, *args)`.
+
+    `state.error` is |T(x) - x| relative to |x| (where that is zero, to 1/100 of the way from the start).
 
     Attributes:
         T: fixed-point map `T(x, *args)`, a contraction near the fixed point; any condition of
@@ -40,41 +34,37 @@ class FixedPointIteration(IterativeSolver):
 
     T: Callable[..., PyTree]
 
-    def own_condition(self, state: FixedPointState) -> Callable:
+    def own_condition(self, state: State) -> Callable:
         """T itself."""
         del state
         return self.T
 
-    def init_state(self, init: PyTree, *args: Any) -> FixedPointState:
+    def init_state(self, init: PyTree, *args: Any, **kwargs: Any) -> State:
         """Nothing is known yet."""
-        del args
-        return FixedPointState(
-            jnp.int32(0), jnp.asarray(jnp.inf, otu.tree_dtype(init, "highest")), jnp.array(False)
-        )  # fmt: skip
+        del args, kwargs
+        return nothing_known(init, Trace.new(init))
 
-    def update(self, x: PyTree, state: FixedPointState, *args: Any):
+    def update(self, x: PyTree, state: State, *args: Any, **kwargs: Any) -> tuple[PyTree, State]:
         """One application of T."""
-        new = _image(self.T, x, args)
-        error = otu.tree_norm(otu.tree_sub(new, x)).astype(state.error.dtype)
-        return new, FixedPointState(state.iteration + 1, error, error <= self.tol)
+        new = _image(self.T, x, args, kwargs)
+        error, trace = judged(state.memory, x, jax.tree.map(jnp.subtract, new, x), curvature=1.0)
+        return new, State(state.iteration + 1, error, error <= self.tol, memory=trace)
 
 
-def _image(T: Callable[..., PyTree], x: PyTree, args: tuple) -> PyTree:
-    """T(x, *args) in the dtypes of x: a step size may be of a higher one."""
+def _image(T: Callable[..., PyTree], x: PyTree, args: tuple, kwargs: dict) -> PyTree:
+    """T(x, *args, **kwargs) in the dtypes of x: a step size may be of a higher one."""
     leaves, tree = jax.tree.flatten(x)
-    return jax.tree.unflatten(tree, check_output(T, tree, leaves, T(x, *args)))
+    return jax.tree.unflatten(tree, check_output(T, tree, leaves, T(x, *args, **kwargs)))
 
 
-class AndersonState(NamedTuple):
-    """Attributes: see `State`; the last steps of x and of T(x) - x, as columns."""
+class AndersonMemory(NamedTuple):
+    """Attributes: the last x and T(x) - x; the last steps of both, as columns; what the error is judged by."""
 
-    iteration: Int[Array, ""]
-    error: Float[Array, ""]
-    converged: Bool[Array, ""]
     x: Float[Array, " n"]
     residual: Float[Array, " n"]
     x_steps: Float[Array, "n m"]
     residual_steps: Float[Array, "n m"]
+    trace: Trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +72,7 @@ class AndersonAcceleration(IterativeSolver):
     """Anderson's acceleration of x+ = T(x, *args), of type II: `run(init, *args)`.
 
     The next x is the combination of the last `history` ones whose residual T(x) - x is smallest, plus that residual.
-    `state.error` is |T(x) - x|.
+    `state.error` is |T(x) - x| relative to |x| (where that is zero, to 1/100 of the way from the start).
 
     Attributes:
         T: fixed-point map `T(x, *args)` on a pytree of real arrays.
@@ -104,50 +94,58 @@ class AndersonAcceleration(IterativeSolver):
     mixing: float = 1.0
     ridge: float = 1e-10
 
-    def own_condition(self, state: AndersonState) -> Callable:
+    def own_condition(self, state: State) -> Callable:
         """T itself."""
         del state
         return self.T
 
-    def init_state(self, init: PyTree, *args: Any) -> AndersonState:
+    def init_state(self, init: PyTree, *args: Any, **kwargs: Any) -> State:
         """An empty history."""
-        del args
+        del args, kwargs
+        if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(init)):
+            raise TypeError(
+                "AndersonAcceleration is for real x, found a complex leaf: T need not be holomorphic. Pass real and "
+                "imaginary parts as separate leaves, or use FixedPointIteration."
+            )
         flat, _ = ravel_pytree(init)
         zeros = jnp.zeros((flat.size, self.history), flat.dtype)
-        infinite = jnp.asarray(jnp.inf, flat.dtype)
-        return AndersonState(jnp.int32(0), infinite, jnp.array(False), flat, jnp.zeros_like(flat), zeros, zeros)
+        return nothing_known(init, AndersonMemory(flat, jnp.zeros_like(flat), zeros, zeros, Trace.new(init)))
 
-    def update(self, x: PyTree, state: AndersonState, *args: Any):
+    def update(self, x: PyTree, state: State, *args: Any, **kwargs: Any) -> tuple[PyTree, State]:
         """One application of T, and the next x from it and the ones before."""
         flat, tree = ravel_pytree(x)
-        residual = ravel_pytree(_image(self.T, x, args))[0] - flat
+        image = _image(self.T, x, args, kwargs)
+        memory, residual = state.memory, ravel_pytree(image)[0] - flat
         column = state.iteration % self.history
         first = state.iteration == 0
 
         def remember(steps: Array, step: Array) -> Array:
             return steps.at[:, column].set(jnp.where(first, 0.0, step))
 
-        X = remember(state.x_steps, flat - state.x)
-        R = remember(state.residual_steps, residual - state.residual)
+        X = remember(memory.x_steps, flat - memory.x)
+        R = remember(memory.residual_steps, residual - memory.residual)
         gram = R.T @ R
         size = jnp.trace(gram)
         # Columns that are still empty get a one on the diagonal, and so no weight.
         ridge = self.ridge * size + jnp.where(jnp.diagonal(gram) == 0, jnp.where(size == 0, 1.0, size), 0.0)
         weights = jnp.linalg.solve(gram + jnp.diag(ridge), R.T @ residual)
         new = flat + self.mixing * residual - (X + self.mixing * R) @ weights
-        error = jnp.linalg.norm(residual)
+        error, trace = judged(memory.trace, x, jax.tree.map(jnp.subtract, image, x), curvature=1.0)
         converged = error <= self.tol
         # At the end T(x) itself: it satisfies what was tested.
         new = jnp.where(converged, flat + residual, new)
-        return tree(new), AndersonState(state.iteration + 1, error, converged, flat, residual, X, R)
+        return tree(new), State(
+            state.iteration + 1, error, converged, memory=AndersonMemory(flat, residual, X, R, trace)
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Newton(IterativeSolver):
-    """Newton's method for a root of G: `run(init, *args)`. `state.error` is |G(x)| before the last step.
+    """Newton's method for a root of G: `run(init, *args)`.
 
-    The linear system is solved as the implicit function theorem solves it: directly when small, by a Krylov method
-    when large.
+    `state.error` is the length of the last Newton step relative to |x| (where that is zero, to 1/100 of the way from
+    the start). The linear system is solved as the implicit function theorem solves it: directly when small,
+    by a Krylov method when large.
 
     Attributes:
         G: `G(x, *args)`, a pytree like x.
@@ -163,20 +161,19 @@ class Newton(IterativeSolver):
     G: Callable[..., PyTree]
     stepsize: float = 1.0
 
-    def own_condition(self, state: FixedPointState) -> Callable:
+    def own_condition(self, state: State) -> Callable:
         """G itself, as a root condition."""
         del state
         return optimality.root(self.G)
 
-    def init_state(self, init: PyTree, *args: Any) -> FixedPointState:
+    def init_state(self, init: PyTree, *args: Any, **kwargs: Any) -> State:
         """Nothing is known yet."""
-        del args
-        return FixedPointState(
-            jnp.int32(0), jnp.asarray(jnp.inf, otu.tree_dtype(init, "highest")), jnp.array(False)
-        )  # fmt: skip
+        del args, kwargs
+        return nothing_known(init, Trace.new(init))
 
-    def update(self, x: PyTree, state: FixedPointState, *args: Any):
+    def update(self, x: PyTree, state: State, *args: Any, **kwargs: Any) -> tuple[PyTree, State]:
         """One Newton step."""
-        new = optimality.newton(self.G, self.stepsize)(x, *args)
-        error = otu.tree_norm(self.G(x, *args)).astype(state.error.dtype)
-        return new, FixedPointState(state.iteration + 1, error, error <= self.tol)
+        new = optimality.newton(self.G, self.stepsize)(x, *args, **kwargs)
+        step = jax.tree.map(lambda a, b: (b - a) / self.stepsize, x, new)
+        error, trace = judged(state.memory, x, step, curvature=1.0)
+        return new, State(state.iteration + 1, error, error <= self.tol, memory=trace)

@@ -4,28 +4,28 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-import optax.tree_utils as otu
-from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Float, PyTree, Scalar
 
 from .. import optimality
-from ._iterative import IterativeSolver
+from ._iterative import IterativeSolver, nothing_known
+from ._state import State, Trace, judged, real_dtype
 
 
-class MirrorDescentState(NamedTuple):
-    """Attributes: see `State`; the step size of the last step."""
+class Memory(NamedTuple):
+    """Attributes: the step size of the last step; what the error is judged by."""
 
-    iteration: Int[Array, ""]
-    error: Float[Array, ""]
-    converged: Bool[Array, ""]
     stepsize: Float[Array, ""]
+    trace: Trace
 
 
 @dataclasses.dataclass(frozen=True)
 class MirrorDescent(IterativeSolver):
     """Mirror descent for min_x f(x, theta_f) over a convex set C(theta_C): `run(init, theta_f, theta_C)`.
 
-    x+ = proj^phi_C(grad phi(x) - s grad f(x)), in the geometry of phi. `state.error` is |x+ - x| / s.
+    x+ = proj^phi_C(grad phi(x) - s grad f(x)), in the geometry of phi. `state.error` is |x+ - x| / s
+    relative to what a change of x by its own size would make it.
 
     Attributes:
         f: smooth convex function `f(x, theta_f)` to a real scalar.
@@ -48,24 +48,24 @@ class MirrorDescent(IterativeSolver):
     mirror_map: Callable[[PyTree], PyTree]
     stepsize: float | Callable[[Array], Array] = 1.0
 
-    def own_condition(self, state: MirrorDescentState) -> Callable:
+    def own_condition(self, state: State) -> Callable:
         """T of `optimality.mirror_descent`."""
-        return optimality.mirror_descent(self.f, self.projection, self.mirror_map, state.stepsize)
+        return optimality.mirror_descent(self.f, self.projection, self.mirror_map, state.memory.stepsize)
 
     def _size(self, iteration: Array, dtype: Any) -> Array:
         size = self.stepsize(iteration) if callable(self.stepsize) else self.stepsize
         return jnp.asarray(size, dtype)
 
-    def init_state(self, init: PyTree, theta_f: Any = None, theta_C: Any = None) -> MirrorDescentState:
+    def init_state(self, init: PyTree, theta_f: Any = None, theta_C: Any = None) -> State:
         """Nothing is known yet."""
         del theta_f, theta_C
-        dtype = otu.tree_dtype(init, "highest")
-        zero = jnp.int32(0)
-        return MirrorDescentState(zero, jnp.asarray(jnp.inf, dtype), jnp.array(False), self._size(zero, dtype))
+        return nothing_known(init, Memory(self._size(jnp.int32(0), real_dtype(init)), Trace.new(init)))
 
-    def update(self, x: PyTree, state: MirrorDescentState, theta_f: Any = None, theta_C: Any = None):
+    def update(self, x: PyTree, state: State, theta_f: Any = None, theta_C: Any = None) -> tuple[PyTree, State]:
         """One step."""
         s = self._size(state.iteration, state.error.dtype)
         new = optimality.mirror_descent(self.f, self.projection, self.mirror_map, s)(x, theta_f, theta_C)
-        error = otu.tree_norm(otu.tree_sub(new, x)) / s
-        return new, MirrorDescentState(state.iteration + 1, error, error <= self.tol, s)
+        new = jax.tree.map(lambda a, b: jnp.asarray(b, a.dtype), x, new)
+        residual = jax.tree.map(lambda a, b: (a - b) / s.astype(a.dtype), x, new)
+        error, trace = judged(state.memory.trace, x, residual)
+        return new, State(state.iteration + 1, error, error <= self.tol, memory=Memory(s, trace))
