@@ -14,7 +14,7 @@ from .._adjoint import Adjoint
 from .._decorators import stop
 from .._fixed_point import as_root
 from ..optimality._condition import Condition
-from ._state import Result, State, floating, size
+from ._state import Result, State, floating, real_dtype, size
 from ._unconverged import OnUnconverged, check_policy
 from .optimistix import OptimistixSolver, optimistix_solver
 
@@ -95,7 +95,8 @@ class Named:
             args, kwargs, unit, of_f = packed
             result = self.f(jax.tree.map(lambda leaf: leaf * unit.astype(leaf.dtype), y), *args, **kwargs)
             value, aux = result if self.has_aux else (result, None)
-            value = jax.tree.map(lambda leaf: leaf / of_f.astype(leaf.dtype), value)
+            # optimistix asks for one dtype.
+            value = jax.tree.map(lambda leaf: (leaf / of_f.astype(leaf.dtype)).astype(real_dtype(y)), value)
             return (value, aux) if self.has_aux else value
 
         condition = None
