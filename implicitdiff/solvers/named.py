@@ -58,15 +58,19 @@ class Named:
         Raises:
             RuntimeError: not converged, with `on_unconverged="raise"`.
         """
-        x, state = self._adapted().run(*self._scaled(init, args, kwargs))
+        x, state = self._adapted(init).run(*self._scaled(init, args, kwargs))
         return Result(self._back(x, init), state)
 
     def solved(self, init: PyTree, *args: Any) -> tuple[PyTree, State, Callable, tuple]:
         """(x, state, F, args) with F(x, *args) = 0; nothing is attached to x."""
-        y, state, F, packed = self._adapted().solved(*self._scaled(init, args, {}))
+        y, state, F, packed = self._adapted(init).solved(*self._scaled(init, args, {}))
         fixed = packed[0][2:]
         own = lambda x, *args: F(self._forth(x, init), (args, {}, *fixed))  # noqa: E731
         return self._back(y, init), state, Condition(own, "own", is_root=True), args
+
+    @property
+    def _squares(self) -> bool:
+        return isinstance(self, GaussNewton | LevenbergMarquardt | Dogleg)
 
     def _unit(self, init: PyTree) -> Any:
         init = stop(floating(init))
@@ -75,12 +79,13 @@ class Named:
         return jnp.where(root_mean_square > 0, root_mean_square, 1.0)
 
     def _back(self, y: PyTree, init: PyTree) -> PyTree:
-        unit = self._unit(init)
-        return jax.tree.map(lambda leaf: leaf * unit.astype(leaf.dtype), y)
+        return _times(y, self._unit(init), floating(init))
 
     def _forth(self, x: PyTree, init: PyTree) -> PyTree:
         unit = self._unit(init)
-        return jax.tree.map(lambda leaf: leaf / unit.astype(leaf.dtype), x)
+        # optimistix's trust regions are for no other precision than the platform's.
+        dtype = lambda leaf: jnp.result_type(leaf, jnp.zeros(())) if self._squares else leaf.dtype  # noqa: E731
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf / unit, dtype(leaf)), floating(x))
 
     def _scaled(self, init: PyTree, args: tuple, kwargs: dict) -> tuple[PyTree, tuple]:
         """The start and the arguments of the scaled function: those of f, and the units of x and of f."""
@@ -90,13 +95,16 @@ class Named:
         of_f = jnp.where((first > 0) & jnp.isfinite(first), first, 1.0)
         return self._forth(init, init), (args, kwargs, unit, of_f)
 
-    def _adapted(self) -> OptimistixSolver:
+    def _adapted(self, init: PyTree) -> OptimistixSolver:
+        like = jax.eval_shape(floating, init)
+
         def function(y, packed):
             args, kwargs, unit, of_f = packed
-            result = self.f(jax.tree.map(lambda leaf: leaf * unit.astype(leaf.dtype), y), *args, **kwargs)
+            result = self.f(_times(y, unit, like), *args, **kwargs)
             value, aux = result if self.has_aux else (result, None)
-            # optimistix asks for one dtype.
-            value = jax.tree.map(lambda leaf: (leaf / of_f.astype(leaf.dtype)).astype(real_dtype(y)), value)
+            # optimistix's trust regions ask for one dtype; its line searches lose no digits to another.
+            dtype = lambda leaf: real_dtype(y) if self._squares else leaf.dtype  # noqa: E731
+            value = jax.tree.map(lambda leaf: (leaf / of_f).astype(dtype(leaf)), value)
             return (value, aux) if self.has_aux else value
 
         condition = None
@@ -105,13 +113,17 @@ class Named:
 
             def scaled(y, packed):
                 args, kwargs, unit, _ = packed
-                return given(jax.tree.map(lambda leaf: leaf * unit.astype(leaf.dtype), y), *args, **kwargs)
+                return given(_times(y, unit, like), *args, **kwargs)
 
             condition = Condition(scaled, "condition", is_root=True)
         return optimistix_solver(
             function, self.solver(), has_aux=self.has_aux, max_steps=self.maxiter, condition=condition,
             adjoint=self.adjoint, on_unconverged=self.on_unconverged,
         )  # fmt: skip
+
+
+def _times(y: PyTree, unit: Any, like: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf, x: (leaf * unit).astype(x.dtype), y, like)
 
 
 @dataclasses.dataclass(frozen=True)
