@@ -90,9 +90,15 @@ class Linearised:
         moving = [i for i in range(program.constants, len(theta)) if jnp.issubdtype(theta[i].dtype, jnp.inexact)]
         x_leaves = jtu.tree_leaves(x)
         return cls(
-            program, adjoint.prepare(root), x_leaves, theta, moving, Flat(x_leaves),
-            Flat([theta[i] for i in moving]), (leaves, tree),
-        )  # fmt: skip
+            program,
+            adjoint.prepare(root),
+            x_leaves,
+            theta,
+            moving,
+            Flat(x_leaves),
+            Flat([theta[i] for i in moving]),
+            (leaves, tree),
+        )
 
     def at(self, x: Vector) -> "Linearised":
         """The same F at another point."""
@@ -154,10 +160,12 @@ class Linearised:
         for part, tangent in zip(parts, tangents, strict=True):
             given += [None] * part.num_leaves if tangent is None else part.flatten_up_to(tangent)
         arrays = [(leaf, t) for leaf, t in zip(leaves, given, strict=True) if is_inexact(leaf)]
-        return self.parameters.vector([
-            jnp.zeros_like(leaf) if t is None else jnp.broadcast_to(jnp.asarray(t, leaf.dtype), leaf.shape)
-            for leaf, t in arrays
-        ])  # fmt: skip
+        return self.parameters.vector(
+            [
+                jnp.zeros_like(leaf) if t is None else jnp.broadcast_to(jnp.asarray(t, leaf.dtype), leaf.shape)
+                for leaf, t in arrays
+            ]
+        )
 
     def cotangent_vector(self, cotangent: PyTree) -> Vector:
         """A cotangent of x as a vector (complex cotangents in JAX are conjugates of gradients)."""

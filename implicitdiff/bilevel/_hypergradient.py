@@ -81,8 +81,15 @@ def hypergradient(
         loss, (direct, c) = jax.value_and_grad(outer_flat, argnums=(0, 1))(eta, position)
         correction, backward, solved = solve(at, c - at.A_transposed(u), ADJOINT_RTOL * norm(c), True)
         u = u + correction
-        found = (position, u, loss, direct - at.B_transposed(u), norm(residual), forward + backward,
-                 jnp.where(first, stepped, True) & solved)  # fmt: skip
+        found = (
+            position,
+            u,
+            loss,
+            direct - at.B_transposed(u),
+            norm(residual),
+            forward + backward,
+            jnp.where(first, stepped, True) & solved,
+        )
         return (position - step, u), found
 
     _, found = scan(evaluate, (here.position(), u), jnp.array([True, False]))
@@ -94,6 +101,13 @@ def hypergradient(
     left = jnp.where(better, left, 1.0)
     x, u, loss, gradient = (jnp.where(better, pair[1], pair[0]) for pair in (positions, adjoints, losses, gradients))
     return Hypergradient(
-        loss, left * jnp.abs(losses[0] - losses[1]), gradient, left * norm(gradients[0] - gradients[1]),
-        lax.stop_gradient(here.like_x(x)), u, residuals[0], jnp.sum(steps, dtype=jnp.int32), jnp.all(sound),
-    )  # fmt: skip
+        loss=loss,
+        loss_error=left * jnp.abs(losses[0] - losses[1]),
+        gradient=gradient,
+        gradient_error=left * norm(gradients[0] - gradients[1]),
+        x=lax.stop_gradient(here.like_x(x)),
+        adjoint=u,
+        residual=residuals[0],
+        linear_iterations=jnp.sum(steps, dtype=jnp.int32),
+        sound=jnp.all(sound),
+    )

@@ -154,7 +154,7 @@ class Diagnosis:
             ("linear solve", f"{self.linear_solver}{steps}, relative residual {self.linear_residual:.1e}"),
             ("nearest kink", "none near" if math.isinf(self.kink) else f"{self.kink:.1e} away"),
             ("derivative's error", f"about {self.error:.1e} relative"),
-        ]  # fmt: skip
+        ]
         if self.comparison is not None:
             rows.append(("finite differences", str(self.comparison)))
         rows += [("verdict", self.verdict), ("", self.explanation), ("what to do", self.mend)]
@@ -211,14 +211,26 @@ def diagnose(
     found = {name: value.item() for name, value in jax.device_get(compiled(measure, x, args)).items()}
     comparison = None if solver is None else compare(Linearised.of(F, x, args, adjoint), solver)
     diagnosis = Diagnosis(
-        verdict="", condition=name_of(F), unknowns=_shapes(x), parameters=_shapes(args), size=_size(x),
-        residual=found["residual"], norm=found["norm"], distance=found["distance"],
-        residual_after_step=found["after"], symmetric=found["symmetric"],
-        definite=DEFINITENESS[int(found["definite"])] if found["symmetric"] else None, largest=found["largest"],
-        smallest=found["smallest"], linear_solver=method[-1],
-        linear_steps=None if found["steps"] < 0 else found["steps"], linear_residual=found["linear_residual"],
-        error=found["error"], kink=found["kink"], comparison=comparison,
-    )  # fmt: skip
+        verdict="",
+        condition=name_of(F),
+        unknowns=_shapes(x),
+        parameters=_shapes(args),
+        size=_size(x),
+        residual=found["residual"],
+        norm=found["norm"],
+        distance=found["distance"],
+        residual_after_step=found["after"],
+        symmetric=found["symmetric"],
+        definite=DEFINITENESS[int(found["definite"])] if found["symmetric"] else None,
+        largest=found["largest"],
+        smallest=found["smallest"],
+        linear_solver=method[-1],
+        linear_steps=None if found["steps"] < 0 else found["steps"],
+        linear_residual=found["linear_residual"],
+        error=found["error"],
+        kink=found["kink"],
+        comparison=comparison,
+    )
     return dataclasses.replace(diagnosis, verdict=_verdict(diagnosis, found["scale"], found["eps"], found["converged"]))
 
 
