@@ -269,7 +269,18 @@ def _trace(F, x, args, kwargs, array_types):
                     "to NumPy. Only the solver may use NumPy; use jax.numpy in the conditions."
                 )
                 raise
+            except (jax.errors.ConcretizationTypeError, jax.errors.TracerIntegerConversionError) as error:
+                error.add_note(
+                    f"{name_of(F)} asks for the value of a traced array, as if and while do: branch on values with "
+                    "jax.numpy.where or jax.lax.cond. Integers and booleans of Python are not traced."
+                )
+                raise
             except TypeError as error:
+                if len(f_args) == 1 and isinstance(f_args[0], tuple):
+                    error.add_note(
+                        "The one argument after x is a tuple. If its entries are the arguments, give them one by one: "
+                        "implicit_root(F, x, *args)."
+                    )
                 error.add_note(
                     f"This was raised while calling {name_of(F)}(x, *args, **kwargs) with {len(f_args)} positional "
                     f"argument(s) after x and the keywords {sorted(f_kwargs)}: it is called with the arguments that "

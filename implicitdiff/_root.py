@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax import tree_util as jtu
 from jax.extend import core as jex
@@ -24,7 +25,9 @@ from jaxtyping import Array, PyTree
 from ._adjoint import Adjoint
 from ._compiled import tangent
 from ._fixed_point import FixedPointResidual
+from ._host import described
 from ._implicit import Implicit
+from ._lanes import across_lanes
 from ._program import Program, is_inexact, name_of, trace
 from ._rule import bind
 from ._varying import check_varies
@@ -76,6 +79,7 @@ def attach(F: Callable, x: PyTree, args: tuple, kwargs: dict[str, Any], adjoint:
     program, theta = trace(F, x, args, kwargs)
     leaves, tree = jtu.tree_flatten(x)
     check_varies(leaves, theta)
+    adjoint = across_lanes(adjoint, program, leaves, theta)
     adjoint, read = adjoint.traced(program, leaves, theta)
     return jtu.tree_unflatten(tree, bind(Theorem(program, adjoint, len(read)), leaves, [*theta, *read]))
 
@@ -105,14 +109,24 @@ def _fits(F: Callable, x: PyTree, args: tuple, kwargs: dict[str, Any]) -> bool:
 
 def check_unknowns(x: PyTree) -> PyTree:
     """X with arrays for leaves; raise TypeError, naming the leaf, where one is not real or complex."""
+    if x is None:
+        raise TypeError(
+            "x must be an array or a pytree of arrays, found None: does the solver lack a return statement?"
+        )
     leaves, tree = jtu.tree_flatten_with_path(x)
     arrays = []
     for path, leaf in leaves:
         where = f"leaf x{jtu.keystr(path)}" if path else "x"
         try:
             array = jnp.asarray(leaf)
-        except TypeError as error:
-            raise TypeError(f"{where} must be an array, found {type(leaf).__name__}.") from error
+        except (TypeError, ValueError) as error:
+            kind = f" of dtype {leaf.dtype}: convert it, numpy.asarray(x, float)" if hasattr(leaf, "dtype") else ""
+            raise TypeError(f"{where} must be an array, found {type(leaf).__name__}{kind}{described(leaf)}.") from error
+        if isinstance(leaf, np.matrix):
+            raise TypeError(
+                f"{where} is a numpy.matrix of shape {leaf.shape}, whose shapes and products are not those of arrays: "
+                "return numpy.asarray(x), raveled if x is a vector."
+            )
         if not jnp.issubdtype(array.dtype, jnp.inexact):
             raise TypeError(
                 f"{where} has dtype {array.dtype}, but an unknown must be real or complex floating point. What else "
@@ -206,6 +220,8 @@ def root_jvp(F: Callable, x: PyTree, args: tuple, tangents: tuple, adjoint: Adjo
         >>> float(idf.root_jvp(lambda x, a: x**2 - a, jnp.array(2.0), (4.0,), (1.0,)))
         0.25
     """
+    _check_tuple("args", args)
+    _check_tuple("tangents", tangents)
     if len(tangents) != len(args):
         raise TypeError(f"tangents must have one entry for each of the {len(args)} args, found {len(tangents)}.")
     moving = [i for i, tangent in enumerate(tangents) if tangent is not None]
@@ -240,6 +256,7 @@ def root_vjp(F: Callable, x: PyTree, args: tuple, cotangent: PyTree, adjoint: Ad
         >>> [float(g) for g in idf.root_vjp(lambda x, a, b: a * x - b, jnp.array(3.0), (2.0, 6.0), jnp.array(1.0))]
         [-1.5, 0.5]
     """
+    _check_tuple("args", args)
     leaves, tree = jtu.tree_flatten(args)
     moving = [i for i, leaf in enumerate(leaves) if is_inexact(leaf)]
 
@@ -254,3 +271,11 @@ def root_vjp(F: Callable, x: PyTree, args: tuple, cotangent: PyTree, adjoint: Ad
     for i, value in zip(moving, pull(cotangent), strict=True):
         result[i] = value
     return jtu.tree_unflatten(tree, result)
+
+
+def _check_tuple(name: str, values: Any) -> None:
+    if not isinstance(values, tuple | list):
+        raise TypeError(
+            f"{name} must be a tuple with an entry for each argument of F after x, found {type(values).__name__}: "
+            "write (value,) for one argument."
+        )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
+import scipy.optimize
 
 import implicitdiff as idf
 
@@ -200,6 +201,58 @@ def test_a_list_and_an_object_array():
     with pytest.raises(TypeError) as info:
         solver(None, np.array([1.0, 1.0], dtype=object))
     assert "given an array of dtype object" in notes(info)
+
+
+SOLUTIONS = {
+    "nothing": (None, ["found None", "return statement"]),
+    "a SciPy result": (scipy.optimize.OptimizeResult(x=np.ones(2), success=True), ["OptimizeResult", "return its .x"]),
+    "an object array": (np.array([1.0, 1.0], dtype=object), ["ndarray of dtype object", "numpy.asarray(x, float)"]),
+    "a string": ("converged", ["x must be an array, found str"]),
+    "a matrix": (np.ones((2, 1)).view(np.matrix), ["numpy.matrix of shape (2, 1)", "numpy.asarray(x)"]),
+}
+
+
+@pytest.mark.parametrize("case", SOLUTIONS)
+def test_a_solution_that_is_no_array(case):
+    x, words = SOLUTIONS[case]
+    F = lambda x, t: x - t
+    for call in (
+        lambda: idf.custom_root(F)(lambda init, t: x)(None, jnp.ones(2)),
+        lambda: idf.implicit_root(F, x, jnp.ones(2)),
+        lambda: idf.root_vjp(F, x, (jnp.ones(2),), jnp.ones(2)),
+        lambda: jax.jit(lambda t: idf.implicit_root(F, x, t))(jnp.ones(2)),
+    ):
+        with pytest.raises(TypeError) as info:
+            call()
+        assert all(word in notes(info) for word in words)
+
+
+def test_arguments_in_a_tuple_or_without_one():
+    F, x = lambda x, t: x - t, jnp.ones(2)
+    with pytest.raises(TypeError) as info:
+        idf.implicit_root(F, x, (jnp.ones(2),))
+    assert "implicit_root(F, x, *args)" in notes(info)
+    with pytest.raises(TypeError, match=r"args must be a tuple .* found float: write \(value,\)"):
+        idf.root_vjp(F, x, 2.0, x)
+    with pytest.raises(TypeError, match=r"args must be a tuple"):
+        idf.root_jvp(F, x, x, (x,))
+    with pytest.raises(TypeError, match=r"tangents must be a tuple"):
+        idf.root_jvp(F, x, (x,), x)
+
+
+BRANCHES = {
+    "if": lambda x, t: x - t if t.sum() > 0 else x + t,
+    "while": lambda x, t: next(x - t for _ in iter(lambda: bool(x[0] < 0), True)),
+    "float": lambda x, t: x - t * float(x[0]),
+    "range": lambda x, t: x - t * len(range(x.astype(int)[0])),
+}
+
+
+@pytest.mark.parametrize("case", BRANCHES)
+def test_F_that_branches_on_values(case):
+    with pytest.raises(jax.errors.JAXTypeError) as info:
+        idf.implicit_root(BRANCHES[case], jnp.ones(2), jnp.ones(2))
+    assert "jax.numpy.where or jax.lax.cond" in notes(info)
 
 
 ADJOINTS = {
