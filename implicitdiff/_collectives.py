@@ -151,7 +151,7 @@ def names_of(jaxpr: jex.Jaxpr) -> set[Hashable]:
     found: set[Hashable] = set()
     for eqn in jaxpr.eqns:
         if eqn.primitive.name not in _LOCAL:
-            found.update(name for name in _axes(eqn.params) if not isinstance(name, int))
+            found.update(name for name in _axes(eqn.params) if not hasattr(name, "__index__"))
         inner = [names_of(jaxpr) for jaxpr in jex.jaxprs_in_params(eqn.params)]
         found.update(set().union(*inner) - _own_axes(eqn))
     return found
