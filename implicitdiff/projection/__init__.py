@@ -3,7 +3,11 @@
 Each is exact to the precision of the dtype and differentiable in v and theta, in both modes and to every order. Where
 the projection has a kink, one element of its conservative Jacobian is returned: a constraint that holds with equality
 counts as active. An argument that makes no sense raises ValueError, or gives NaN where its value is not known (under
-jit, vmap or grad).
+jit, vmap or grad). An entry of v that is NaN or infinite makes its vector NaN, in the value and in every derivative.
+
+Units do not matter: the projection of c v onto c C is c times the projection. Half precision is computed in single.
+Sets that bound each entry (`box`, `hypercube`, `linf_ball`, `non_negative`, `zero`, `free`) take pytrees; the others
+take one array, and raise TypeError for a tuple, list or dict of arrays.
 """
 
 from . import cones as cones

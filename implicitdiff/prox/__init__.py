@@ -1,4 +1,8 @@
-"""Proximal operators: prox(v, theta_g, scaling) = argmin_x 1/2 ||x - v||^2 + scaling g(x, theta_g)."""
+"""Proximal operators: prox(v, theta_g, scaling) = argmin_x 1/2 ||x - v||^2 + scaling g(x, theta_g).
+
+They act leaf by leaf. An entry of v that is NaN or infinite makes its group NaN (the entries that g couples), in the
+value and in every derivative. Half precision is computed in single.
+"""
 
 from .group_lasso import group_lasso as group_lasso
 from .group_lasso import l1_linf as l1_linf
