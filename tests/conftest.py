@@ -1,5 +1,6 @@
 """What holds for every test: platform, precision, compilation, and the `gpu` marker."""
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -44,6 +45,13 @@ def pytest_configure() -> None:
     first = "PYTEST_XDIST_WORKER" not in os.environ
     if first and _cache.exists() and sum(entry.stat().st_size for entry in _cache.iterdir()) > 1e9:
         shutil.rmtree(_cache)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays to the end, and tracing makes many short-lived objects: collect garbage less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,7 @@
 """Eager calls in a loop: compiled once, and no memory left behind."""
 
 import gc
-import resource
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,10 @@ class Compilations:
 
 @pytest.fixture(scope="module")
 def compilations():
-    return Compilations()
+    seen = Compilations()
+    jax.block_until_ready(jax.jit(lambda x: 2 * x)(1.0))
+    assert seen.count > 0, "JAX announces its compilations by another event"
+    return seen
 
 
 def decorated(condition=F, adjoint=None):
@@ -101,11 +104,19 @@ def test_memory_is_flat_over_a_thousand_calls(compilations):
             gradient(theta, A)
             closure(theta, A)
         gc.collect()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        executables = len(jax.devices()[0].client.live_executables())
+        return tracemalloc.get_traced_memory()[0], executables, len(jax.live_arrays())
 
-    first = calls(100)
-    before = compilations.count
-    assert calls(1000) - first < 5, "resident memory grew by more than 5 MB"
+    tracemalloc.start()
+    try:
+        calls(100)
+        first, *alive = calls(1)
+        before = compilations.count
+        last, *still_alive = calls(1000)
+    finally:
+        tracemalloc.stop()
+    assert last - first < 100_000, "more than 100 bytes are kept of each call"
+    assert still_alive == alive
     assert compilations.count == before
 
 

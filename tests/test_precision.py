@@ -55,6 +55,10 @@ def twice(f):
 HIGHEST = {(lax.Precision.HIGHEST,) * 2, lax.Precision.HIGHEST}
 
 
+def test_products_of_no_precision_are_found():
+    assert precisions(twice(lambda v: jnp.sin(A @ v)), B[:5]) == {None}
+
+
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_projections(name):
     case = PROJECTIONS[name]

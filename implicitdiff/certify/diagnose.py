@@ -290,10 +290,13 @@ def _verdict(found: Diagnosis, scale: float, eps: float, converged: bool) -> str
         return "singular" if found.condition_number * eps > 1 / (10 * found.size) else "ill-conditioned"
     if far and found.residual > 0 and found.norm > 0:
         return "wrong F"
-    if not found.error * MARGIN <= ACCEPTED_ERROR:
-        return "kink" if at_kink and found.distance <= 1e-6 * found.norm else "stopped early"
-    if not converged:
+    inaccurate = not found.error * MARGIN <= ACCEPTED_ERROR
+    if inaccurate and at_kink and found.distance <= 1e-6 * found.norm:
+        return "kink"
+    if not converged:  # the estimated error counts what the linear solve leaves, so this comes before it
         return "ill-conditioned" if found.condition_number * eps > 1e-5 else "linear solve"
+    if inaccurate:
+        return "stopped early"
     if at_kink:
         return "kink"
     if found.comparison is not None and not found.comparison.agrees(ACCEPTED_ERROR):

@@ -59,7 +59,7 @@ def test_the_descent_is_real():
     assert found.history.tolerance[1] > 1e-5
 
 
-@pytest.mark.parametrize(("n", "p"), [(3, 2), (10, 10), (20, 50)])
+@pytest.mark.parametrize(("n", "p"), [(10, 4), (20, 50)])
 def test_quadratic_problems_of_known_solution(n, p):
     random = np.random.default_rng(n)
     A = np.eye(n) + 0.3 * random.standard_normal((n, n)) / np.sqrt(n)

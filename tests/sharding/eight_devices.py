@@ -62,19 +62,26 @@ def pytree(theta, x):
     return jax.grad(lambda t: sum(jnp.sum(leaf**2 + leaf) for leaf in jax.tree.leaves(roots(t))))(theta)
 
 
+def gathered(compiled):
+    """The sizes of the arrays that a compiled program gathers from all devices."""
+    shapes = re.findall(r"= \w+\[([\d,]+)\]\S* all-gather", compiled.as_text())
+    return [int(np.prod([int(size) for size in shape.split(",")])) for shape in shapes]
+
+
 def matrix_free(program):
     """x stays in shards: no array of its size is gathered, the gradient is sharded and that of one device."""
 
     def check():
         sharded = [jax.device_put(part, SPLIT) for part in (THETA, X0 + 0.3)]
         compiled = jax.jit(program).lower(*sharded).compile()
-        sizes = [np.prod([int(d) for d in dims.split(",")])
-                 for dims in re.findall(r"= \w+\[([\d,]+)\]\S* all-gather", compiled.as_text())]  # fmt: skip
+        sizes = gathered(compiled)
         found = compiled(*sharded)
         expected = jax.jit(program)(jnp.asarray(THETA), jnp.asarray(X0 + 0.3))
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
         assert np.all(np.isfinite(expected))
         assert max(sizes, default=0) < N // 8, sizes
+        whole = jax.jit(lambda x: 2 * x, out_shardings=NamedSharding(MESH, PartitionSpec())).lower(sharded[0])
+        assert N in gathered(whole.compile())  # such a program would be noticed
         assert found.sharding.is_equivalent_to(SPLIT, 1), found.sharding
 
     return check
