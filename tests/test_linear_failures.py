@@ -191,8 +191,9 @@ def test_a_wrong_declaration_is_noticed(n):
             assert np.all(np.isnan(product)) or np.allclose(product, expected, rtol=1e-9)
         # The declaration alone makes nothing NaN: the same of a matrix of which it is true.
         S = (A + A.T) / 2
-        for product in derivatives(lambda x, t: S @ x - t, jnp.zeros(n), jnp.ones(n), adjoint):
-            np.testing.assert_allclose(product, np.linalg.solve(S, np.ones(n)), rtol=1e-7)
+        products = derivatives(lambda x, t: S @ x - t, jnp.zeros(n), jnp.ones(n), adjoint)
+        for product, right in zip(products, (np.ones(n), COTANGENT[:n]), strict=True):
+            np.testing.assert_allclose(product, np.linalg.solve(S, right), rtol=1e-7)
 
 
 @pytest.mark.parametrize("adjoint", [idf.Implicit(), idf.Neumann(3)])
