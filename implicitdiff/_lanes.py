@@ -21,6 +21,7 @@ from jaxtyping import Array
 
 from ._adjoint import Adjoint
 from ._collectives import Kind, Value, lanes, names_of
+from ._implicit import Implicit
 from ._program import Composition, Derivatives, Program
 from ._varying import axes_of, varying
 
@@ -119,6 +120,9 @@ def across_lanes(adjoint: Adjoint, program: Program, x: Leaves, theta: Leaves) -
         kind = lanes(closed.jaxpr, axis, [*constants, *inputs])
         if kind != "independent":
             axes.append((axis, kind))
+    if any(kind == "coupled" for _, kind in axes) and isinstance(adjoint, Implicit) and adjoint.linear_solver is None:
+        # What is known of a lane's Jacobian need not hold for that of all lanes.
+        adjoint = dataclasses.replace(adjoint, symmetric=False, positive_definite=False)
     return OneSystem(adjoint, tuple(axes)) if axes else adjoint
 
 

@@ -107,6 +107,18 @@ def test_one_unknown_and_data_in_every_lane(F, solver, batched):
     np.testing.assert_allclose(forward, [jax.jacfwd(solution)(0.7, b)] * 4, rtol=1e-9)
 
 
+def test_what_is_known_of_a_lane_is_not_known_of_all():
+    """A sum over the lanes and a term of each lane is no symmetric system of all lanes, where the data differ."""
+    A, b, _, solution = data_parallel()
+    adjoint = idf.Implicit(positive_definite=True)
+    lane = lambda x, lam, A, b: idf.implicit_root(
+        GRADIENTS["a sum and a term of each lane"], x, lam, A, b, adjoint=adjoint
+    )
+    x = jnp.stack([solution(0.7, b)] * 4)
+    roots = lambda lam: jax.vmap(lane, in_axes=(0, None, 0, 0), axis_name="i")(x, lam, A, b)
+    np.testing.assert_allclose(jax.jacrev(roots)(0.7), [jax.jacfwd(solution)(0.7, b)] * 4, rtol=1e-9)
+
+
 def test_collectives_of_data_alone_leave_the_lanes_independent():
     F = lambda x, c: x**2 - lax.psum(c, "i") * c
     root = lambda c: jnp.sqrt(lax.psum(c, "i") * c)
