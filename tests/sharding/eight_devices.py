@@ -213,6 +213,24 @@ def host_solvers_on_each_device():
     assert sorted(calls) == list(batch)  # once each, on its own device
 
 
+def lanes_on_the_devices():
+    """A halo exchange: all devices hold one system, and the iterations of a Krylov method stay in step."""
+    ring = [(i, (i + 1) % 8) for i in range(8)]
+    T = lambda x, c: c / 2 + 0.4 * jnp.tanh(0.3 * lax.ppermute(x, "i", ring)) + 0.1 * x
+    c = jnp.linspace(1.0, 5.0, 8)
+    together = jax.vmap(T, axis_name="i")
+    x = lax.fori_loop(0, 300, lambda _, x: together(x, c), c)
+    A = np.eye(8) - jax.jacfwd(together, 0)(x, c)
+    expected = np.linalg.solve(A, jax.jacfwd(together, 1)(x, c))
+    for solver in (None, idf.krylov.GMRES()):
+        adjoint = idf.Implicit(linear_solver=solver)
+        lane = lambda x, c: idf.implicit_fixed_point(T, x[0], c[0], adjoint=adjoint)[None]
+        parts = dict(mesh=MESH, in_specs=PartitionSpec("i"), out_specs=PartitionSpec("i"))
+        for options in ({}, {"check_vma": False}):
+            function = jax.jit(jax.jacrev(lambda c: jax.shard_map(lane, **parts, **options)(x, c)))
+            np.testing.assert_allclose(function(c), expected, rtol=1e-10, atol=1e-13)
+
+
 CHECKS = {
     "conjugate gradients": matrix_free(through(idf.optimality.stationary(energy, positive_definite=True))),
     "MINRES": matrix_free(through(idf.optimality.stationary(energy))),
@@ -230,6 +248,7 @@ CHECKS = {
     "minimize": whole_run_of_minimize,
     "shard_map": problems_on_each_device,
     "host solvers": host_solvers_on_each_device,
+    "lanes": lanes_on_the_devices,
 }
 
 
