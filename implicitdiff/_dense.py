@@ -75,7 +75,7 @@ def cholesky(A: Float[Array, "n n"], eps: float) -> Factors:
     """Factorise a symmetric positive definite matrix, A = L L'."""
     # |A_ij| <= sqrt(A_ii A_jj): what A - A' is to be small beside, in any units.
     diagonal = jnp.sqrt(jnp.abs(jnp.diagonal(A)))
-    asymmetry = jnp.max(jnp.abs(A - A.T) / (diagonal[:, None] * diagonal + jnp.finfo(A.dtype).tiny))
+    asymmetry = jnp.max(jnp.abs(A - A.T) / (diagonal[:, None] * diagonal[None] + jnp.finfo(A.dtype).tiny))
     L = linalg.cholesky(A, symmetrize_input=False)
     definite = jnp.isfinite(L[-1, -1]) & (asymmetry <= eps**0.5)  # a failed factorisation is NaN throughout
     return Factors(A, L, None, eps + asymmetry, failed_if(~definite, NOT_AS_DECLARED))
@@ -112,7 +112,7 @@ def solve_columns(
     def weights() -> Array:
         """What each row may be off by."""
         if n <= INVERSE_SIZE:
-            terms = A.astype(fine)[:, :, None] * X
+            terms = A.astype(fine)[:, :, None] * X[None]
             total, size = jnp.sum(jnp.stack([terms, jnp.abs(terms)]), axis=2)
         else:
             total, size = _times(A.astype(fine), X), _times(jnp.abs(A).astype(fine), jnp.abs(X))
@@ -121,7 +121,7 @@ def solve_columns(
     def small(error: Array) -> Array:
         """Whether the errors of the columns of X are within the limit."""
         scales = jnp.stack([jnp.ones_like(lengths), lengths])
-        sizes = jnp.max(jnp.abs(jnp.stack([error, X])) * scales[:, None, :, None], axis=2)
+        sizes = jnp.max(jnp.abs(jnp.stack([error, X]))[None] * scales[:, None, :, None], axis=2)
         return jnp.all(sizes[:, 0] <= limit * sizes[:, 1], axis=0)
 
     def bounded(w: Array, limits: Array) -> Array:
@@ -131,10 +131,10 @@ def solve_columns(
         return jnp.all(MARGIN * jnp.sqrt(jnp.mean(moved**2, axis=1)) <= limits)
 
     if n <= INVERSE_SIZE:
-        trusted = small(jnp.sum(jnp.abs(found[:, k:, None]) * weights(), axis=1))
+        trusted = small(jnp.sum(jnp.abs(found[:, k:, None]) * weights()[None], axis=1))
     else:
-        size = jnp.max(jnp.abs(X), axis=0)
-        scaled = jnp.max(jnp.abs(X) * lengths[:, None], axis=0) / lengths[:, None]
+        size = jnp.max(jnp.abs(X), axis=0, keepdims=True)
+        scaled = jnp.max(jnp.abs(X) * lengths[:, None], axis=0, keepdims=True) / lengths[:, None]
         limits = (limit * jnp.where(size > 0, jnp.minimum(size, scaled), 1)).astype(A.dtype)
         if k == 1:
             trusted = bounded(weights()[:, 0], limits[:, 0])[None]

@@ -363,7 +363,7 @@ def hoisted(maps: list[Product], like: Array) -> tuple[list[Hoisted], list[list]
 def form(product: Product, like: Array, shift: Array | int = 0) -> Float[Array, "n n"]:
     """The matrix of a linear map on arrays, from its products with the unit vectors (`shift` is 0)."""
     number = jnp.arange(like.size)
-    identity = varying((number[:, None] == number + shift).astype(like.dtype), axes_of(like))
+    identity = varying((number[:, None] == number[None] + shift).astype(like.dtype), axes_of(like))
     rows = jax.vmap(lambda e: product(e.reshape(like.shape)).ravel())(identity)
     # An array of one dimension has one layout: XLA would otherwise ask the product for that of the transpose, which its
     # Fourier transform on the CPU cannot give.
