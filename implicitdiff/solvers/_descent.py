@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._varying import while_loop
+from .._varying import axes_of, while_loop
 from ._iterative import nothing_known
 from ._state import State, Trace, judged, real_dtype, size
 
@@ -66,7 +66,12 @@ def advance(
                 return change <= squared / s + 10 * eps * size(y) * jnp.sqrt(squared) / s
 
             # Where the difference of two values of f is rounding error of f or of x, that of gradients still is none.
-            short = lax.cond(squared / s > 100 * noise, lambda: value_of(new) <= model + noise, by_gradient)
+            by_value = lambda: value_of(new) <= model + noise  # noqa: E731
+            known = squared / s > 100 * noise
+            # JAX cannot batch a cond inside of shard_map whose branches read arrays that do not vary.
+            short = (
+                jnp.where(known, by_value(), by_gradient()) if axes_of(y) else lax.cond(known, by_value, by_gradient)
+            )
             return ~short & (halvings < HALVINGS)
 
         def halved(carry):
