@@ -173,7 +173,8 @@ class System:
             method = dataclasses.replace(method, rtol=rtol)
             if options.solver is None and options.preconditioner is None:
                 return self._automatic(method, transpose)
-            return lambda b, atol: self._krylov(method, self._acting(self.product, transpose), b, atol, transpose)
+            product, parts = self._acting(self.product, transpose), self._parts(method)
+            return lambda b, atol: self._krylov(method, product, b, atol, transpose, parts)
         if isinstance(method, lx.AbstractLinearSolver):
             return self._lineax(method, transpose)
         return self._callable(method, transpose)
@@ -181,6 +182,12 @@ class System:
     def _acting(self, product: Product, transpose: bool) -> Product:
         """The product, or that of the transpose."""
         return (lambda v: jax.linear_transpose(product, self.right)(v)[0]) if transpose else product
+
+    def _parts(self, method: Krylov) -> tuple[Product, ...]:
+        """The products with W and M where A = I - M W, for the methods that make use of them."""
+        if self.options.parts is None or self.options.preconditioner or not isinstance(method, CG | MINRES):
+            return ()
+        return tuple(map(self.on_arrays, self.options.parts))
 
     # Factorisations
 
@@ -220,7 +227,7 @@ class System:
     # Krylov methods
 
     def _krylov(
-        self, method: Krylov, product: Product, b: Array, atol: Array, transpose: bool, parts: tuple | None = None
+        self, method: Krylov, product: Product, b: Array, atol: Array, transpose: bool, parts: tuple[Product, ...] = ()
     ) -> Solution:
         """Solve by products alone, and check each row."""
         options, eps = self.options, self.space.eps
@@ -241,8 +248,7 @@ class System:
     def _automatic(self, method: Krylov, transpose: bool) -> Callable[[Array, Array], Solution]:
         """A Krylov method, and a factorisation where it fails or many right-hand sides share the matrix."""
         n, like = self.space.size, self.right
-        parts = self.options.parts if isinstance(method, CG | MINRES) else None
-        maps, constants = hoisted([self.product, *map(self.on_arrays, parts or ())], like)
+        maps, constants = hoisted([self.product, *self._parts(method)], like)
         product_cost = operations(maps[0].jaxpr)
         step_cost = product_cost + 50 * n  # with the method's own vectors
         dense_cost = n * product_cost + n**3

@@ -83,4 +83,6 @@ def scattered(like: Array, seed: int = 0) -> Array:
     for _ in range(2):
         place = (place ^ (place >> 16)) * jnp.uint32(0x45D9F3B)
     place = (place ^ (place >> 16)).reshape(like.shape)
-    return varying(place.astype(like.dtype) * 2.0**-31 - 1, axes_of(like))
+    numbers = varying(place.astype(like.dtype) * 2.0**-31 - 1, axes_of(like))
+    sharding = jax.typeof(like).sharding
+    return jax.sharding.reshard(numbers, sharding) if any(axis is not None for axis in sharding.spec) else numbers
