@@ -221,7 +221,7 @@ class TestGauge:
         t = jnp.cos(jnp.arange(float(n)))
         A = 2 * np.eye(n) - np.roll(np.eye(n), 1, 0) - np.roll(np.eye(n), -1, 0)
         B = np.eye(n) - np.roll(np.eye(n), 1, 0)
-        J = np.linalg.pinv(A) @ B
+        J = np.linalg.pinv(A, 1e-10) @ B
         x = J @ t
         solution = lambda t, **o: idf.implicit_root(
             self.ring(n, t), x, t, adjoint=idf.Implicit(symmetric=symmetric, **o)
@@ -248,11 +248,11 @@ class TestGauge:
         W = jnp.zeros((3, 4))
         H = lambda W, w: jax.hessian(loss)(W, w).reshape(12, 12)
         for _ in range(30):
-            W = W - (np.linalg.pinv(H(W, weights)) @ jax.grad(loss)(W, weights).ravel()).reshape(3, 4)
+            W = W - (np.linalg.pinv(H(W, weights), 1e-10) @ jax.grad(loss)(W, weights).ravel()).reshape(3, 4)
         solution = lambda w: idf.implicit_root(idf.optimality.stationary(loss), W, w)
         prediction = lambda w: jax.nn.softmax(X[:5] @ solution(w))[0, 0]
         mixed = jax.jacfwd(jax.grad(loss), argnums=1)(W, weights).reshape(12, 50)
-        J = -np.linalg.pinv(H(W, weights)) @ mixed
+        J = -np.linalg.pinv(H(W, weights), 1e-10) @ mixed
         outer = jax.grad(lambda W: jax.nn.softmax(X[:5] @ W)[0, 0])(W).ravel()
         np.testing.assert_allclose(jax.grad(prediction)(weights), outer @ J, atol=1e-10)
 

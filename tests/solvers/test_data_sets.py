@@ -80,7 +80,7 @@ def test_support_vector_machine_dual():
     problem = cp.Problem(cp.Minimize(0.5 * cp.quad_form(a, cp.psd_wrap(K)) - cp.sum(a)), [a >= 0, a <= 1, s @ a == 0])
     problem.solve("CLARABEL", tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12)
     f = lambda a, K: 0.5 * a @ K @ a - jnp.sum(a)
-    solver = solvers.ProjectedGradient(f, projection.box_section, tol=1e-9, maxiter=50_000)
+    solver = solvers.ProjectedGradient(f, projection.box_section, tol=1e-11, maxiter=50_000)
     got, state = jax.jit(solver.run)(jnp.zeros(80), K, (0.0, 1.0, s, 0.0))
     assert state.converged
     np.testing.assert_allclose(got, a.value, atol=1e-7)
