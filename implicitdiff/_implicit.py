@@ -118,7 +118,8 @@ class Implicit(Adjoint):
 
             def solved(transpose: bool, x: list, theta: list, b: list) -> list[Array]:
                 A, right = on_trees(program.product(x, theta), tree), tree.unflatten(b)
-                acting = (lambda v: jax.linear_transpose(A, right)(v)[0]) if transpose else A
+                conj = partial(jax.tree.map, jnp.conj)  # the system is one of real arrays, whose transpose is A^H
+                acting = (lambda v: conj(jax.linear_transpose(A, right)(conj(v))[0])) if transpose else A
                 return tree.flatten_up_to(user(acting, right))
 
             forward = with_program(partial(solved, False), x, theta, x)

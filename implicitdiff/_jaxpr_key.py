@@ -64,8 +64,11 @@ def _params_key(eqn: jex.JaxprEqn, derivatives: bool) -> Hashable:
     params = eqn.params
     if eqn.primitive.name in _CALLBACKS:
         raise NoKeyError
-    if eqn.primitive.name in _CUSTOM_RULES and not derivatives:
-        params = {name: params[name] for name in _CUSTOM_RULES[eqn.primitive.name]}
+    if eqn.primitive.name in _CUSTOM_RULES:
+        if not derivatives:
+            params = {name: params[name] for name in _CUSTOM_RULES[eqn.primitive.name]}
+        elif eqn.primitive.name != "ruled":
+            raise NoKeyError
     return tuple((k, _value_key(v, derivatives)) for k, v in sorted(params.items()))
 
 
