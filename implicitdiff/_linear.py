@@ -259,10 +259,9 @@ class System:
             product, *parts = (m(c) for m, c in zip(maps, constants, strict=True))
             return self._krylov(method, self._acting(product, transpose), b, atol, transpose, tuple(parts))
 
-        def by_factors(constants: list, bs: Array, shift: Array | int = 0) -> Solution:
+        def by_factors(constants: list, bs: Array, decomposed: bool, shift: Array | int = 0) -> Solution:
             factors = dense.lu(form(maps[0](constants[0]), like, shift), self.space.eps)
-            # A Krylov method finds the solution of a system that is singular and consistent.
-            return self._columns(factors, bs, transpose, decomposed=False)
+            return self._columns(factors, bs, transpose, decomposed)
 
         def rescued(found: Solution, constants: list, bs: Array) -> Solution:
             """The same, from a factorisation where a Krylov method failed and memory allows.
@@ -275,7 +274,8 @@ class System:
 
             def densely(state):
                 found, tried = state
-                formed = by_factors(constants, bs, tried.astype(jnp.int32))
+                # Not decomposed: a Krylov method finds the solution of a system that is singular and consistent.
+                formed = by_factors(constants, bs, False, tried.astype(jnp.int32))
                 keep = found.status == OK
                 x = jnp.where(keep.reshape(-1, *[1] * like.ndim), found.x, formed.x)
                 return Solution(x, jnp.where(keep, OK, formed.status), found.steps + jnp.where(keep, 0, n)), ~tried
@@ -290,7 +290,7 @@ class System:
         def many(constants: list, right: tuple) -> Solution:
             bs, atols = right
             if n <= DENSE_SIZE and dense_cost <= 64 * len(bs) * step_cost:
-                return by_factors(constants, bs)
+                return by_factors(constants, bs, n <= SVD_SIZE)
             found = jax.vmap(by_products, in_axes=(None, 0, 0))(constants, bs, atols)
             return rescued(found, constants, bs)
 

@@ -235,6 +235,17 @@ class TestGauge:
         least = jax.jvp(lambda t: solution(t, well_posed=False), (t,), (t,))[1]
         np.testing.assert_allclose(least, J @ t, atol=1e-10)
 
+    def test_many_cotangents_are_treated_like_one(self):
+        """Beyond the size of direct solves a Jacobian factorises its matrix, where a gradient uses products."""
+        n = 450
+        t = jnp.cos(jnp.arange(float(n)))
+        A = 2 * np.eye(n) - np.roll(np.eye(n), 1, 0) - np.roll(np.eye(n), -1, 0)
+        J = np.linalg.pinv(A, 1e-10) @ (np.eye(n) - np.roll(np.eye(n), 1, 0))
+        solution = lambda t: idf.implicit_root(self.ring(n, t), J @ t, t)
+        got = jax.jit(jax.jacrev(lambda t: jnp.diff(solution(t))))(t)
+        np.testing.assert_allclose(got, np.diff(J, axis=0), atol=1e-10)
+        assert np.all(np.isnan(jax.jit(jax.jacrev(solution))(t)))
+
     def test_the_logits_of_a_softmax_regression(self):
         rng = np.random.default_rng(0)
         X, y = rng.standard_normal((50, 3)), jax.nn.one_hot(rng.integers(0, 4, 50), 4)
