@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._failure import NOT_CONVERGED, Status, failed_if
+from ._largest import largest
 from ._varying import scattered
 from .krylov._cycle import LARGEST_GROWTH, Product, norm, rounding_unit
 
@@ -43,4 +44,4 @@ def least_norm(rows: Array) -> Float[Array, ""]:
 
     It is the root mean square of the singular values, or the longest row, whose estimate may be three times too long.
     """
-    return jnp.maximum(norm(rows) / rows.size**0.5, jnp.max(rows) / 3)
+    return jnp.maximum(norm(rows) / rows.size**0.5, largest(rows) / 3)

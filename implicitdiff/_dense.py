@@ -19,6 +19,7 @@ from jax.lax import linalg
 from jaxtyping import Array, Bool, Float
 
 from ._failure import NOT_AS_DECLARED, NOT_FINITE, OK, SINGULAR, Status, failed_if, first
+from ._largest import largest
 from ._varying import scattered, while_loop
 
 # The largest bound of a relative error that passes.
@@ -75,7 +76,7 @@ def cholesky(A: Float[Array, "n n"], eps: float) -> Factors:
     """Factorise a symmetric positive definite matrix, A = L L'."""
     # |A_ij| <= sqrt(A_ii A_jj): what A - A' is to be small beside, in any units.
     diagonal = jnp.sqrt(jnp.abs(jnp.diagonal(A)))
-    asymmetry = jnp.max(jnp.abs(A - A.T) / (diagonal[:, None] * diagonal[None] + jnp.finfo(A.dtype).tiny))
+    asymmetry = largest((A - A.T) / (diagonal[:, None] * diagonal[None] + jnp.finfo(A.dtype).tiny))
     L = linalg.cholesky(A, symmetrize_input=False)
     definite = jnp.isfinite(L[-1, -1]) & (asymmetry <= eps**0.5)  # a failed factorisation is NaN throughout
     return Factors(A, L, None, eps + asymmetry, failed_if(~definite, NOT_AS_DECLARED))
@@ -106,7 +107,7 @@ def solve_columns(
     noise = eps / 4 if fine != A.dtype else factors.noise
     # The error is to be small beside x in the units given, and in those that make the columns of A equally long. Half
     # precision has no digits for the usual limit.
-    lengths = jnp.max(jnp.abs(A), axis=0)
+    lengths = largest(A, axis=0)
     limit = max(LARGEST_ERROR, 16 * eps)
 
     def weights() -> Array:
@@ -121,7 +122,7 @@ def solve_columns(
     def small(error: Array) -> Array:
         """Whether the errors of the columns of X are within the limit."""
         scales = jnp.stack([jnp.ones_like(lengths), lengths])
-        sizes = jnp.max(jnp.abs(jnp.stack([error, X]))[None] * scales[:, None, :, None], axis=2)
+        sizes = largest(jnp.stack([error, X])[None] * scales[:, None, :, None], axis=2)
         return jnp.all(sizes[:, 0] <= limit * sizes[:, 1], axis=0)
 
     def bounded(w: Array, limits: Array) -> Array:
@@ -133,8 +134,8 @@ def solve_columns(
     if n <= INVERSE_SIZE:
         trusted = small(jnp.sum(jnp.abs(found[:, k:, None]) * weights()[None], axis=1))
     else:
-        size = jnp.max(jnp.abs(X), axis=0, keepdims=True)
-        scaled = jnp.max(jnp.abs(X) * lengths[:, None], axis=0, keepdims=True) / lengths[:, None]
+        size = largest(X, axis=0, keepdims=True)
+        scaled = largest(X * lengths[:, None], axis=0, keepdims=True) / lengths[:, None]
         limits = (limit * jnp.where(size > 0, jnp.minimum(size, scaled), 1)).astype(A.dtype)
         if k == 1:
             trusted = bounded(weights()[:, 0], limits[:, 0])[None]
@@ -167,8 +168,8 @@ def least_squares(
     coordinates = _times(U.T, B)
     Y = jnp.where(kept, coordinates, 0) / jnp.where(kept, sizes[:, None], 1)
     # What A makes of noise in B and in A itself, beside what of B is left.
-    noise = 100 * (rounding * jnp.max(jnp.abs(Y), axis=0) + rounding / sizes[0] * jnp.max(jnp.abs(coordinates), axis=0))
-    left = jnp.max(jnp.where(kept, 0, jnp.abs(coordinates)), axis=0)
+    noise = 100 * (rounding * largest(Y, axis=0) + rounding / sizes[0] * largest(coordinates, axis=0))
+    left = largest(jnp.where(kept, 0, coordinates), axis=0)
     return _times(Vt.T, Y), clear & (left <= noise)
 
 

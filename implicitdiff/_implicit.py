@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from ._adjoint import Adjoint, explained, shown_nan
 from ._failure import NOT_A_ROOT, OnFailure, failed_if, settle
+from ._largest import largest
 from ._linear import LinearOptions, solve
 from ._program import Program, as_operand
 from ._traced import Traced
@@ -154,7 +155,7 @@ class Implicit(Adjoint):
         b = [-leaf for leaf in shown_nan(x, b)]
         if self.residual_tol is not None:
             # Through a factor on b, so that the transpose, which starts from the other side, fails as well.
-            residual = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in value]))
+            residual = largest(jnp.stack([largest(leaf) for leaf in value]))
             status = failed_if(~(residual <= self.residual_tol), NOT_A_ROOT)
             sound = settle([jnp.ones((), residual.dtype)], status, self.on_failure)[0]
             b = [leaf * sound.astype(leaf.real.dtype) for leaf in b]

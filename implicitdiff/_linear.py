@@ -21,6 +21,7 @@ from ._batching import batchable
 from ._check import by_row, check, least_norm, row_norms
 from ._cost import operations
 from ._failure import NOT_CONVERGED, NOT_FINITE, OK, SINGULAR, OnFailure, Status, failed_if, first, settle
+from ._largest import largest
 from ._precision import full_precision
 from ._space import RealSpace
 from ._varying import axes_of, varying, while_loop
@@ -154,7 +155,7 @@ class System:
 
         def scaled(b: Array) -> Solution:
             # To size 1: the squares of tiny and of huge numbers are not numbers.
-            unit = dense.power_of_two(jnp.max(jnp.abs(b)))
+            unit = dense.power_of_two(largest(b))
             found = strategy(b * unit, jnp.asarray(self.atol, b.dtype) * unit)
             status = first(failed_if(~jnp.isfinite(unit), NOT_FINITE), found.status)
             return found._replace(x=found.x / unit, status=status)

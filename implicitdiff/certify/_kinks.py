@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._largest import largest
 from .._linearised import Linearised
 from ._spectrum import noise
 
@@ -24,7 +25,7 @@ def nearest_kink(here: Linearised) -> Float[Array, ""]:
     n, dtype = here.unknowns.size, here.unknowns.dtype
     x = here.position()
     eps = jnp.finfo(dtype).eps
-    size = jnp.maximum(jnp.max(jnp.abs(x)), eps)
+    size = jnp.maximum(largest(x), eps)
     first = jnp.maximum(EXPONENTS[0], jnp.log10(eps) + 2)
     radii = size * 10 ** jnp.linspace(first, EXPONENTS[1], 2 * int(EXPONENTS[1] - EXPONENTS[0]) + 1, dtype=dtype)
     signs = jnp.sign(noise(3, (DIRECTIONS, n), dtype))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from .._adjoint import Adjoint
+from .._largest import largest
 from .._linearised import Linearised, Vector, compiled
 from . import _spectrum as spectrum
 
@@ -189,7 +190,7 @@ def _sampled_lipschitz(here: Linearised, step: Vector, distance, samples: int) -
     x = here.position()
     radius = 2 * (jnp.linalg.norm(step) if distance is None else jnp.asarray(distance, dtype))
     # In a smaller ball there are only rounding errors.
-    radius = jnp.maximum(radius, jnp.finfo(dtype).eps ** (1 / 3) * (1 + jnp.max(jnp.abs(x), initial=0)))
+    radius = jnp.maximum(radius, jnp.finfo(dtype).eps ** (1 / 3) * (1 + largest(x)))
     random = spectrum.noise(2, (samples, n), dtype)
     random = random / jnp.linalg.norm(random, axis=1, keepdims=True)
     size = jnp.linalg.norm(step)

@@ -14,6 +14,7 @@ from .._adjoint import Adjoint
 from .._dense import cholesky, lu
 from .._failure import OK
 from .._implicit import Implicit
+from .._largest import largest
 from .._linear import examine, method_of
 from .._linearised import Linearised, compiled
 from .._program import name_of
@@ -259,7 +260,7 @@ def _measured(here: Linearised) -> tuple[dict, str]:
     return dict(
         residual=estimate.residual,
         norm=norm(x),
-        scale=jnp.max(jnp.abs(x)),
+        scale=largest(x),
         eps=eps,
         distance=estimate.distance,
         error=jnp.where(estimate.norm > 0, estimate.error / estimate.norm, (estimate.error > 0) * 1.0),

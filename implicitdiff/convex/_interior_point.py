@@ -10,6 +10,7 @@ import numpy as np
 from jax.lax import linalg
 from jaxtyping import Array, Bool, Float, Int
 
+from .._largest import largest
 from .._precision import full_precision
 from .._varying import while_loop
 from ..projection.cones import Cone, NonNegative, Zero
@@ -109,8 +110,8 @@ def interior_point(
     sound = _convex(P) & jnp.all(jnp.isfinite(q)) & jnp.all(jnp.isfinite(A)) & jnp.all(jnp.isfinite(b))
     # Scale to rows of norm 1, an x of the size of the right-hand side, and an objective of size 1.
     rows = or_one(jnp.linalg.norm(A, axis=1))
-    length = or_one(_size(b / rows))
-    size = or_one(jnp.maximum(_size(P) * length, _size(q)))
+    length = or_one(largest(b / rows))
+    size = or_one(jnp.maximum(largest(P) * length, largest(q)))
     program = _Program(P * (length / size), q / size, A / rows[:, None], b / rows / length)
     limit = float(jnp.finfo(dtype).eps) ** 0.75 if tol is None else tol
     status = jnp.where(sound, -1, FAILED).astype(jnp.int32)
@@ -123,14 +124,10 @@ def interior_point(
 
 def _convex(P: Float[Array, "n n"]) -> Bool[Array, ""]:
     """Whether P is finite, symmetric and positive semidefinite up to rounding."""
-    slack = max(1e-8, 100 * float(jnp.finfo(P.dtype).eps)) * _size(P)
+    slack = max(1e-8, 100 * float(jnp.finfo(P.dtype).eps)) * largest(P)
     shifted = P + or_one(slack) * jnp.eye(P.shape[0], dtype=P.dtype)
     definite = jnp.all(jnp.isfinite(linalg.cholesky(shifted, symmetrize_input=False)))
     return jnp.isfinite(slack) & jnp.all(jnp.abs(P - P.T) <= slack) & definite
-
-
-def _size(v: Array) -> Array:
-    return jnp.max(jnp.abs(v), initial=0)
 
 
 def _iterate(program: _Program, p: int, status: Array, limit: Array | float, maxiter: Array | int) -> _State:
@@ -209,7 +206,7 @@ def _judge(program: _Program, state: _State, residuals: tuple[Array, Array, Arra
     x, z, s, tau, kappa = now
     p = z.size - s.size
     Px, dual, primal = P @ x, A.T @ z, A @ x
-    against = lambda r, *parts: _size(r) / (tau + sum(_size(part) for part in parts))  # noqa: E731
+    against = lambda r, *parts: largest(r) / (tau + sum(largest(part) for part in parts))  # noqa: E731
     error = jnp.maximum(against(residuals[0], Px, dual, q * tau), against(residuals[1], primal, s, b * tau))
     error = jnp.maximum(error, s @ z[p:] / (tau * (tau + jnp.abs(q @ x))))
     error = jnp.where(jnp.isfinite(error), error, jnp.inf)
@@ -218,8 +215,8 @@ def _judge(program: _Program, state: _State, residuals: tuple[Array, Array, Arra
     # z >= 0 with A'z = 0 and b'z < 0 proves that no x satisfies the constraints. An x with Px = 0, Ax + s = 0 and
     # q'x < 0 proves that the program is unbounded. Rounding makes both uncertain, so kappa has to agree.
     gain, descent, tight = -(b @ z), -(q @ x), limit**0.75
-    infeasible = _size(dual) <= tight * gain / (1 + _size(b))
-    unbounded = jnp.maximum(_size(Px), _size(primal + jnp.pad(s, (p, 0)))) <= tight * descent / (1 + _size(q))
+    infeasible = largest(dual) <= tight * gain / (1 + largest(b))
+    unbounded = jnp.maximum(largest(Px), largest(primal + jnp.pad(s, (p, 0)))) <= tight * descent / (1 + largest(q))
     status = jnp.where(infeasible & (gain > 0), INFEASIBLE, jnp.where(unbounded & (descent > 0), UNBOUNDED, -1))
     certain = (tau < kappa) & (error > limit) & (state.status < 0)
     return best, jnp.minimum(error, state.least), stalled, jnp.where(certain, status, state.status).astype(jnp.int32)
@@ -262,7 +259,7 @@ def _polished(program: _Program, p: int, state: _State, limit: Array | float) ->
 
     def residual(x, v):  # residual of the normal map
         z = _multipliers(v, p)
-        return jnp.maximum(_size(P @ x + A.T @ z + q), _size(A @ x + (z - v) - b))
+        return jnp.maximum(largest(P @ x + A.T @ z + q), largest(A @ x + (z - v) - b))
 
     def step(carry: tuple[_Polish, _Polish]) -> tuple[_Polish, _Polish]:
         now, best = carry
@@ -281,7 +278,9 @@ def _polished(program: _Program, p: int, state: _State, limit: Array | float) ->
     start = _Polish(x, v, residual(x, v), active_at(v), jnp.zeros((), jnp.int32), jnp.array(True))
     _, best = while_loop(lambda carry: carry[0].go_on & (carry[0].steps < POLISH), step, (start, start))
     x, v = best.x, best.v
-    error = jnp.where(best.steps > 0, best.error / (1 + _size(A @ x) + _size(A.T @ _multipliers(v, p))), state.least)
+    error = jnp.where(
+        best.steps > 0, best.error / (1 + largest(A @ x) + largest(A.T @ _multipliers(v, p))), state.least
+    )
     error = jnp.minimum(error, state.least)
     ended = jnp.where(error <= limit, SOLVED, jnp.where(error <= 100 * limit, ALMOST_SOLVED, FAILED))
     # A run that ended without a certificate is judged by its error; data that were rejected have none.

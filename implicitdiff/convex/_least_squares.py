@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from .._precision import full_precision
 from .._varying import fori_loop, while_loop
 
 # Each round halves the differences in size between rows and between columns, on a logarithmic scale.
 ROUNDS = 10
 
 
+@full_precision
 def least_squares(matvec: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
     """The x of least norm that minimises |A x - b|, by a factorisation, or by an SVD where A is singular.
 

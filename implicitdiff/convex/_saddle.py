@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax.lax import linalg
 from jaxtyping import Array, Bool, Float
 
+from .._largest import largest
+
 # Added to the diagonal of a matrix before it is factorised, in units of rounding. It slows down the refinement, whose
 # right-hand sides are true residuals, but does not change its limit.
 SHIFT = 50
@@ -77,7 +79,7 @@ def active_set(
     n, m = A.shape[1], A.shape[0]
     # At most n rows are independent, so that the system is not larger than that even with many constraints.
     chosen = jnp.argsort(~active, stable=True)[:n] if m > n else jnp.arange(m)
-    size = or_one(jnp.max(jnp.abs(P), initial=0)) ** 0.5
+    size = or_one(largest(P)) ** 0.5
     norms = jnp.linalg.norm(A, axis=1)
     scale = jnp.where(active & (norms > 0), size / or_one(norms), 0)[chosen]
     E = A[chosen] * scale[:, None]

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
+from .._largest import largest
 from .._rule import ruled
 
 Parameters = ParamSpec("Parameters")
@@ -138,11 +139,11 @@ def magnitude(v: Array, axis: int | tuple[int, ...] = -1) -> Array:
 
     Dividing by it is exact and brings the largest entry into [1, 2): squares then neither overflow nor vanish.
     """
-    largest = jnp.max(jnp.abs(lax.stop_gradient(v)), axis=axis, keepdims=True, initial=0.0)
-    _, exponent = jnp.frexp(largest)
-    power = jnp.ldexp(jnp.ones_like(largest), exponent - 1)
+    size = largest(v, axis=axis, keepdims=True)
+    _, exponent = jnp.frexp(size)
+    power = jnp.ldexp(jnp.ones_like(size), exponent - 1)
     # Zero has no magnitude, and infinity or NaN shall stay what they are.
-    return jnp.where((largest > 0) & jnp.isfinite(largest), jnp.maximum(power, jnp.finfo(v.dtype).tiny), 1.0)
+    return jnp.where((size > 0) & jnp.isfinite(size), jnp.maximum(power, jnp.finfo(v.dtype).tiny), 1.0)
 
 
 def homogeneous(f: Callable[..., Array], v: Float[Array, "... n"], *parameters: Array) -> Float[Array, "... n"]:

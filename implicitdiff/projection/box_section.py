@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
+from .._largest import largest
 from .._varying import while_loop
 from ._arrays import check, floating, guarded, half_as_single, like, magnitude, per_vector, sound
 
@@ -104,7 +105,7 @@ def _near_root(v: Array, lower: Array, upper: Array, w: Array, c: Array) -> tupl
     The multiplier may be large beside x. Then it is solved again from where it leads to, as often as what its rounding
     leaves is still large: this takes off nearly all digits of the dtype each time.
     """
-    steepest = jnp.max(jnp.abs(w), axis=-1, keepdims=True)
+    steepest = largest(w, axis=-1, keepdims=True)
 
     def unfinished(state):
         *_, iteration, done = state
@@ -115,7 +116,7 @@ def _near_root(v: Array, lower: Array, upper: Array, w: Array, c: Array) -> tupl
         tau = jnp.where(done, 0.0, _multiplier(y, lower, upper, w, c))
         y = y + tau * w
         moved = jnp.abs(tau)
-        x = jnp.max(jnp.abs(jnp.clip(y, lower, upper)), axis=-1, keepdims=True)
+        x = largest(jnp.clip(y, lower, upper), axis=-1, keepdims=True)
         near = moved * steepest <= 16 * x  # the rounding of the move is that of x
         return y, total + tau, moved, iteration + 1, done | near | ~(moved < previous / 2)
 

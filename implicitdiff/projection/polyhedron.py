@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from .._largest import largest
 from .._precision import full_precision
 from .._varying import while_loop
 from ._arrays import check, floating, guarded, half_as_single, like, sound, with_value
@@ -118,7 +119,7 @@ def _solve(v: Array, A: Array, b: Array, G: Array, h: Array) -> tuple[Array, Arr
     """
     root_eps = jnp.finfo(v.dtype).eps ** 0.5
 
-    sides = jnp.max(jnp.abs(jnp.concatenate([b, h])), initial=0.0)
+    sides = largest(jnp.concatenate([b, h]))
 
     def unfinished(state):
         *_, iteration, done = state
@@ -128,7 +129,7 @@ def _solve(v: Array, A: Array, b: Array, G: Array, h: Array) -> tuple[Array, Arr
         v, *_, iteration, _ = state
         active = _active_inequalities(v, A, b, G, h)
         x = _onto_active(active, v, A, b, G, h)
-        near = ~(root_eps * jnp.max(jnp.abs(v - x), initial=0.0) > jnp.maximum(sides, jnp.max(jnp.abs(x), initial=0.0)))
+        near = ~(root_eps * largest(v - x) > jnp.maximum(sides, largest(x)))
         return x + root_eps * (v - x), active, x, iteration + 1, near | (sides == 0)
 
     # Nothing agrees with the first active set, unless there are no inequalities.
@@ -191,7 +192,7 @@ def _interior_point(
         d, e, length = direction((predicted / mean) ** 3 * mean - d * e)
         length = jnp.minimum(1.0, 0.99 * length)
         size = 1 + jnp.max(jnp.where(multiplier > slack, multiplier, 0.0))
-        solved = (mean <= eps**1.5 * size) & (jnp.max(jnp.abs(residual)) <= 100 * eps * size)
+        solved = (mean <= eps**1.5 * size) & (largest(residual) <= 100 * eps * size)
         done = done | solved | ~(mean < jnp.inf)
         moved = multiplier + length * d, slack + length * e
         return jnp.where(done, multiplier, moved[0]), jnp.where(done, slack, moved[1]), iteration + 1, done

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from .._largest import largest
 from .._precision import full_precision
 from .._varying import while_loop
 from ._arrays import check, floating, guarded, half_as_single, like, magnitude, no_parameters, sound
@@ -104,9 +105,9 @@ def _transport(V: Array, a: Array, b: Array) -> Array:
     step = _solve(support.astype(V.dtype), a - on_support.sum(-1), b - on_support.sum(-2))
     Y = Y + _outer_sum(*step)
     X = jnp.where(support, Y, 0.0)
-    residual = jnp.maximum(jnp.max(jnp.abs(X.sum(-1) - a), axis=-1), jnp.max(jnp.abs(X.sum(-2) - b), axis=-1))
-    residual = jnp.maximum(residual, jnp.max(jnp.abs(jnp.maximum(Y, 0.0) - X), axis=(-2, -1)))
-    solved = lax.stop_gradient(residual) <= jnp.finfo(V.dtype).eps ** 0.5 * lax.stop_gradient(jnp.sum(a, axis=-1))
+    residual = jnp.maximum(largest(X.sum(-1) - a, -1), largest(X.sum(-2) - b, -1))
+    residual = jnp.maximum(residual, largest(jnp.maximum(Y, 0.0) - X, (-2, -1)))
+    solved = residual <= jnp.finfo(V.dtype).eps ** 0.5 * lax.stop_gradient(jnp.sum(a, axis=-1))
     # Rounding must not make X negative. Better NaN than wrong where Newton's method got stuck.
     X = X + lax.stop_gradient(jnp.maximum(X, 0.0) - X)
     return X * jnp.where(solved, 1.0, jnp.nan)[..., None, None]
@@ -164,8 +165,8 @@ def _potentials(V: Array, a: Array, b: Array, alpha: Array, beta: Array) -> tupl
     def gradient(X):
         return a - X.sum(-1), b - X.sum(-2)
 
-    def largest(p, q):
-        return jnp.maximum(jnp.max(jnp.abs(p), axis=-1), jnp.max(jnp.abs(q), axis=-1))
+    def larger(p, q):
+        return jnp.maximum(largest(p, -1), largest(q, -1))
 
     def unfinished(state):
         return jnp.any(~state[-1])
@@ -174,10 +175,10 @@ def _potentials(V: Array, a: Array, b: Array, alpha: Array, beta: Array) -> tupl
         alpha, beta, support, t, iteration, done = state
         X = primal(alpha, beta)
         p, q = gradient(X)
-        error = largest(p, q)
+        error = larger(p, q)
         # After a whole step on the same support the residual is zero but for rounding of the terms of X.
         same = jnp.all((X > 0) == support, axis=(-2, -1)) & (t == 1.0)
-        terms = jnp.max(jnp.abs(jnp.where(X > 0, V, 0.0)), axis=(-2, -1)) + largest(alpha, beta)
+        terms = largest(jnp.where(X > 0, V, 0.0), (-2, -1)) + larger(alpha, beta)
         rounding = eps * jnp.where(same, (m + n) * terms, 2 * scale)
         done = done | ~(error > rounding) | (t < smallest) | (iteration >= 500)
         # The Hessian is singular. The shift makes a step along its kernel as long as V is large, or 1000 scale.
@@ -190,7 +191,7 @@ def _potentials(V: Array, a: Array, b: Array, alpha: Array, beta: Array) -> tupl
             moved = primal(alpha + t[..., None] * d_alpha, beta + t[..., None] * d_beta)
             # The gain is a difference of objectives, without cancellation of their common part.
             gain = t * linear - jnp.sum((moved - X) * ((moved + X) / 2), axis=(-2, -1))
-            accepted = (gain >= 1e-4 * t * slope) | (largest(*gradient(moved)) <= error / 2)
+            accepted = (gain >= 1e-4 * t * slope) | (larger(*gradient(moved)) <= error / 2)
             return ~(accepted | done | (t < smallest))
 
         t = while_loop(lambda t: jnp.any(rejected(t)), lambda t: jnp.where(rejected(t), t / 2, t), jnp.ones_like(error))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from .._largest import largest
 from .._varying import while_loop
 from ._leaves import leafwise
 
@@ -124,7 +125,7 @@ def _on_blocks(v: Float[Array, " n"], t: Float[Array, ""]) -> Float[Array, " n"]
     centred = fixed - middle
     x, jumps = _solution(centred, level)
     # Two blocks of the same value count as one, also where rounding sets them apart.
-    rounding = 8 * jnp.finfo(v.dtype).eps * jnp.max(jnp.abs(centred))
+    rounding = 8 * jnp.finfo(v.dtype).eps * largest(centred)
     jumps = jnp.where(jnp.abs(jnp.diff(x)) <= rounding, 0.0, jumps)
     x = x + middle
     jumps = jnp.where(level == 0, jnp.sign(jnp.diff(fixed)), jumps)

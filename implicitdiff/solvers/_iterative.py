@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, PyTree
 
@@ -160,7 +161,7 @@ def check_positive(solver: str, name: str, value: Any) -> None:
     """Raise ValueError where a number that must be positive is known and is not."""
     if value is None or callable(value) or isinstance(value, jax.core.Tracer):
         return
-    if not bool(jnp.all(jnp.asarray(value) > 0)):
+    if not np.all(np.asarray(value) > 0):  # in NumPy, because `jit` traces every operation of JAX, on constants too
         raise ValueError(f"{solver}: {name} must be positive, found {value}; leave it out for a line search, if any.")
 
 
