@@ -17,10 +17,12 @@ PYVERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[
 CONSTRAINTS := $(wildcard constraints/py$(subst .,,$(PYVERSION)).txt)
 # Named after the Python, so that another PYTHON makes a new .venv.
 STAMP := .venv/.installed-py$(PYVERSION)
+DOCS_STAMP := .venv/.docs-py$(PYVERSION)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-isa test-gpu lint format types check test-newest newest-python bench bench-quick clean
+.PHONY: help install demo test test-slow test-isa test-gpu lint format types check docs docs-test test-newest newest-python bench \
+	bench-quick clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +58,13 @@ types: $(STAMP) ## check types
 	@$(BIN)/mypy
 
 check: lint types test ## lint, types and test
+
+docs: $(DOCS_STAMP) ## build the documentation into docs/_build/html; a warning is an error
+	@$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+docs-test: docs ## run the code of its pages, and read the site in a headless Chromium
+	@$(BIN)/python -m pytest -q docs/tests $(ARGS)
 
 bench: $(STAMP) ## time this library beside its peers
 	@$(BIN)/python -m benchmarks
@@ -94,7 +103,7 @@ test-newest: ## run what depends on versions on the newest Python at hand, with 
 	@.venv-newest/bin/python -m pytest -m "not slow" $(EXPOSED) $(PYTEST_ARGS)
 
 clean: ## remove environments, caches and built files
-	rm -rf .venv .venv-newest build dist .hypothesis .jax_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-newest build dist docs/_build docs/api docs/benchmarks docs/tutorials docs/sg_execution_times.rst .hypothesis .jax_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # No stamp means no .venv, a half-made one or one of another Python: --clear starts afresh.
@@ -108,4 +117,9 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	fi
 	@echo "installing into .venv (about a minute)"
 	@$(BIN)/pip install -q -q $(addprefix -c ,$(CONSTRAINTS)) -e '.[test,bench]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	@echo "installing Sphinx into .venv"
+	@$(BIN)/pip install -q -q $(addprefix -c ,$(CONSTRAINTS)) -e '.[docs]'
 	@touch $@

@@ -1,0 +1,21 @@
+"""Which scripts of examples/ are tutorials, in which order, and how each of them starts."""
+
+from pathlib import Path
+
+TUTORIALS = [
+    "any_solver",
+]
+
+
+def fresh_jax(gallery_conf, fname):
+    """As in a new process: float32, no other switches."""
+    del gallery_conf, fname
+    import jax
+
+    jax.config.update("jax_enable_x64", False)
+
+
+def in_order(path):
+    """The place of a tutorial; sphinx-gallery sorts by it."""
+    name = Path(path).stem
+    return TUTORIALS.index(name) if name in TUTORIALS else len(TUTORIALS)  # those left out are sorted as well
