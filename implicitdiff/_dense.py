@@ -24,13 +24,33 @@ from ._varying import scattered, while_loop
 
 # The largest bound of a relative error that passes.
 LARGEST_ERROR = 1e-2
-# Up to this size the inverse is formed, and the bound is one.
+# Up to this size the matrix is inverted, and the bound is one.
 INVERSE_SIZE = 128
 # Beyond, so many solutions tell how far x moves when rows are off by their bounds with any signs (Kenney and Laub,
 # "Small-sample statistical condition estimates", 1994). Rounding errors of one sign in all rows could move it farther,
 # by less than the margin.
 PROBES = 8
 MARGIN = 10
+
+
+class Inverse(NamedTuple):
+    """A small matrix with its inverse, of which the columns are as good as solutions with the unit vectors.
+
+    Attributes:
+        A: the matrix itself.
+        inverse: that of A, up to rounding; solutions made with it are refined.
+        noise: the relative error of the entries: rounding, and the part of A that is not symmetric.
+        status: what is known before a right-hand side is.
+    """
+
+    A: Float[Array, "n n"]
+    inverse: Float[Array, "n n"]
+    noise: Float[Array, ""] | float
+    status: Status | int
+
+    def solve(self, B: Float[Array, "n k"], transpose: bool = False) -> Float[Array, "n k"]:
+        """Solve A X = B, or A' X = B."""
+        return times(self.inverse.T if transpose else self.inverse, B)
 
 
 class Factors(NamedTuple):
@@ -53,8 +73,7 @@ class Factors(NamedTuple):
     def solve(self, B: Float[Array, "n k"], transpose: bool = False) -> Float[Array, "n k"]:
         """Solve A X = B, or A' X = B."""
         if self.permutation is None:
-            B = linalg.triangular_solve(self.triangle, B, left_side=True, lower=True)
-            return linalg.triangular_solve(self.triangle, B, left_side=True, lower=True, transpose_a=True)
+            return _by_cholesky(self.triangle, B)
         lower = dict(left_side=True, lower=True, unit_diagonal=True, transpose_a=not transpose)
         upper = dict(left_side=True, lower=False, transpose_a=not transpose)
         if transpose:  # P A' = L U
@@ -65,28 +84,57 @@ class Factors(NamedTuple):
         return jnp.zeros_like(B).at[self.permutation].set(B, unique_indices=True)
 
 
-def lu(A: Float[Array, "n n"], eps: float) -> Factors:
-    """Factorise any square matrix with partial pivoting."""
+def lu(A: Float[Array, "n n"], eps: float) -> Inverse | Factors:
+    """Factorise any square matrix with partial pivoting; up to `INVERSE_SIZE`, invert it."""
+    if len(A) <= INVERSE_SIZE:
+        return Inverse(A, lax.platform_dependent(A, cpu=_inverse, default=_inverse_of_batches), eps, OK)
     # The transpose is factorised, because reverse mode solves with it, and there is one scatter less in that direction.
+    return Factors(A, *_triangles(A), eps, OK)
+
+
+def _triangles(A: Float[Array, "n n"]) -> tuple[Array, Array]:
     triangle, _, permutation = linalg.lu(A.T)
-    return Factors(A, triangle, permutation, eps, OK)
+    return triangle, permutation
 
 
-def cholesky(A: Float[Array, "n n"], eps: float) -> Factors:
-    """Factorise a symmetric positive definite matrix, A = L L'."""
+def _inverse(A: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The inverse, by Gaussian elimination of [A, I].
+
+    Thus nobody asks for the permutation, of which XLA makes a loop with half a dozen kernels to compile.
+    """
+    n = len(A)
+    eliminated, _, _ = linalg.lu(jnp.concatenate([A, jnp.eye(n, dtype=A.dtype)], axis=1))
+    return linalg.triangular_solve(eliminated[:, :n], eliminated[:, n:], left_side=True, lower=False)
+
+
+def _inverse_of_batches(A: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The same where it may be one matrix of a batch: accelerators factorise them at once only if they are square."""
+    return Factors(A, *_triangles(A), 0, OK).solve(jnp.eye(len(A), dtype=A.dtype))
+
+
+def cholesky(A: Float[Array, "n n"], eps: float) -> Inverse | Factors:
+    """Factorise a symmetric positive definite matrix, A = L L'; up to `INVERSE_SIZE`, invert it."""
     # |A_ij| <= sqrt(A_ii A_jj): what A - A' is to be small beside, in any units.
     diagonal = jnp.sqrt(jnp.abs(jnp.diagonal(A)))
     asymmetry = largest((A - A.T) / (diagonal[:, None] * diagonal[None] + jnp.finfo(A.dtype).tiny))
     L = linalg.cholesky(A, symmetrize_input=False)
     definite = jnp.isfinite(L[-1, -1]) & (asymmetry <= eps**0.5)  # a failed factorisation is NaN throughout
-    return Factors(A, L, None, eps + asymmetry, failed_if(~definite, NOT_AS_DECLARED))
+    noise, status = eps + asymmetry, failed_if(~definite, NOT_AS_DECLARED)
+    if len(A) <= INVERSE_SIZE:
+        return Inverse(A, _by_cholesky(L, jnp.eye(len(A), dtype=A.dtype)), noise, status)
+    return Factors(A, L, None, noise, status)
+
+
+def _by_cholesky(L: Float[Array, "n n"], B: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    B = linalg.triangular_solve(L, B, left_side=True, lower=True)
+    return linalg.triangular_solve(L, B, left_side=True, lower=True, transpose_a=True)
 
 
 # The checks below are few and wide reductions: every kernel costs compile time, which users feel before anything else.
 
 
 def solve_columns(
-    factors: Factors, B: Float[Array, "n k"], eps: float, transpose: bool = False
+    factors: Inverse | Factors, B: Float[Array, "n k"], eps: float, transpose: bool = False
 ) -> tuple[Float[Array, "n k"], Status]:
     """Solve A X = B, or A' X = B, for k right-hand sides; a status for each.
 
@@ -96,12 +144,10 @@ def solve_columns(
     n, k = B.shape
     A = factors.A.T if transpose else factors.A
     fine = jax.dtypes.canonicalize_dtype(jnp.float64) if A.dtype == jnp.float32 else A.dtype
-    right = jnp.concatenate([B, jnp.eye(n, dtype=B.dtype)], axis=1) if n <= INVERSE_SIZE else B
-    found = factors.solve(right, transpose)
-    X = found[:, :k].astype(fine)
-    if fine != A.dtype:
-        for _ in range(2):
-            X = X + factors.solve((B - _times(A.astype(fine), X)).astype(A.dtype), transpose)
+    X = factors.solve(B, transpose).astype(fine)
+    # A product with the inverse is to be refined as well: it is not backward stable.
+    for _ in range(2 if fine != A.dtype else int(isinstance(factors, Inverse))):
+        X = X + factors.solve((B - times(A.astype(fine), X)).astype(A.dtype), transpose)
     # Refined, the residual is known beyond the precision of A: what is left is the rounding of the entries of A, of
     # eps / 2 at most, which does not conspire.
     noise = eps / 4 if fine != A.dtype else factors.noise
@@ -112,11 +158,11 @@ def solve_columns(
 
     def weights() -> Array:
         """What each row may be off by."""
-        if n <= INVERSE_SIZE:
+        if isinstance(factors, Inverse):
             terms = A.astype(fine)[:, :, None] * X[None]
             total, size = jnp.sum(jnp.stack([terms, jnp.abs(terms)]), axis=2)
         else:
-            total, size = _times(A.astype(fine), X), _times(jnp.abs(A).astype(fine), jnp.abs(X))
+            total, size = times(A.astype(fine), X), times(jnp.abs(A).astype(fine), jnp.abs(X))
         return (jnp.abs(B - total) + noise * (size + jnp.abs(B))).astype(A.dtype)
 
     def small(error: Array) -> Array:
@@ -131,8 +177,9 @@ def solve_columns(
         moved = factors.solve(w[:, None] * signs, transpose)
         return jnp.all(MARGIN * jnp.sqrt(jnp.mean(moved**2, axis=1)) <= limits)
 
-    if n <= INVERSE_SIZE:
-        trusted = small(jnp.sum(jnp.abs(found[:, k:, None]) * weights()[None], axis=1))
+    if isinstance(factors, Inverse):
+        inverse = factors.inverse.T if transpose else factors.inverse
+        trusted = small(jnp.sum(jnp.abs(inverse)[:, :, None] * weights()[None], axis=1))
     else:
         size = largest(X, axis=0, keepdims=True)
         scaled = largest(X * lengths[:, None], axis=0, keepdims=True) / lengths[:, None]
@@ -164,13 +211,13 @@ def least_squares(
     U, sizes, Vt = linalg.svd(A)
     rounding = 4 * max(len(A) / 16, 1) ** 0.5 * eps * sizes[0]
     kept = (sizes > rounding)[:, None]
-    clear = jnp.all(~kept[:, 0] | (sizes > rounding * eps**-0.25))
-    coordinates = _times(U.T, B)
-    Y = jnp.where(kept, coordinates, 0) / jnp.where(kept, sizes[:, None], 1)
+    coordinates = times(U.T, B)
+    Y = jnp.where(kept, coordinates / jnp.where(kept, sizes[:, None], 1), 0)
+    blurred = kept & (sizes <= rounding * eps**-0.25)[:, None]
+    left = jnp.where(kept, jnp.where(blurred, jnp.inf, 0), coordinates)
+    size, total, rest = largest(jnp.stack([Y, coordinates, left]), axis=1)
     # What A makes of noise in B and in A itself, beside what of B is left.
-    noise = 100 * (rounding * largest(Y, axis=0) + rounding / sizes[0] * largest(coordinates, axis=0))
-    left = largest(jnp.where(kept, 0, coordinates), axis=0)
-    return _times(Vt.T, Y), clear & (left <= noise)
+    return times(Vt.T, Y), rest <= 100 * (rounding * size + rounding / sizes[0] * total)
 
 
 def power_of_two(size: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -181,5 +228,8 @@ def power_of_two(size: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(size == 0, 1, 1 / power + 0 * size)
 
 
-def _times(A: Array, B: Array) -> Array:
+def times(A: Float[Array, "n m"], B: Float[Array, "m k"]) -> Float[Array, "n k"]:
+    """A B, in full precision."""
+    if B.shape[1] == 1 and A.size <= INVERSE_SIZE**2:
+        return jnp.sum(A * B.T, axis=1, keepdims=True)  # half as long to compile as a product
     return jnp.matmul(A, B, precision=lax.Precision.HIGHEST)

@@ -150,8 +150,6 @@ class System:
     def strategy(self, transpose: bool) -> Callable[[Array], Solution]:
         """The way to solve A x = b for arrays b like `right`, or A' x = b."""
         strategy = self._strategy(transpose)
-        if self.method in (dense.lu, dense.cholesky):
-            return lambda b: strategy(b, jnp.zeros((), b.dtype))
 
         def scaled(b: Array) -> Solution:
             # To size 1: the squares of tiny and of huge numbers are not numbers.
@@ -197,16 +195,18 @@ class System:
         # custom_linear_solve differentiates through the product.
         factors = self.method(lax.stop_gradient(form(self.product, self.right)), self.space.eps)
 
-        def many(factors: dense.Factors, bs: Array) -> Solution:
+        def many(factors: dense.Inverse | dense.Factors, bs: Array) -> Solution:
             return self._columns(factors, bs, transpose)
 
-        def single(factors: dense.Factors, b: Array) -> Solution:
+        def single(factors: dense.Inverse | dense.Factors, b: Array) -> Solution:
             return jax.tree.map(lambda leaf: leaf[0], many(factors, b[None]))
 
         solver = batchable(single, many)
         return lambda b, atol: solver(factors, b)
 
-    def _columns(self, factors: dense.Factors, bs: Array, transpose: bool, decomposed: bool = True) -> Solution:
+    def _columns(
+        self, factors: dense.Inverse | dense.Factors, bs: Array, transpose: bool, decomposed: bool = True
+    ) -> Solution:
         """Solve with factors for right-hand sides stacked along the first axis."""
         B = bs.reshape(len(bs), -1).T
         X, status = dense.solve_columns(factors, B, self.space.eps, transpose)
@@ -214,15 +214,16 @@ class System:
             # Where A is singular the system may still be consistent. In reverse mode any solution u of A' u = x_bar
             # will do: x_bar' x_dot = u' A x_dot = -u' B theta_dot along every differentiable path of solutions.
             def decompose(state):
-                X, status, tried = state
+                X, status = state
                 A = factors.A.T if transpose else factors.A
-                A = A + 0 * tried.astype(A.dtype)  # XLA would otherwise decompose it before the loop
+                A = A + 0 * status[0].astype(A.dtype)  # XLA would otherwise decompose it before the loop
                 least, consistent = dense.least_squares(A, B, self.space.eps)
-                mended = (status == SINGULAR) & consistent
-                return jnp.where(mended, least, X), jnp.where(mended, OK, status), ~tried
+                # A negative status has been looked at.
+                seen = jnp.where(status == SINGULAR, jnp.where(consistent, OK, -SINGULAR), status)
+                return jnp.where((status == SINGULAR) & consistent, least, X), seen
 
-            start = (X, status, jnp.array(False))
-            X, status, _ = while_loop(lambda s: jnp.any(s[1] == SINGULAR) & ~s[2], decompose, start)
+            X, status = while_loop(lambda state: jnp.any(state[1] == SINGULAR), decompose, (X, status))
+            status = jnp.abs(status)
         return Solution(X.T.reshape(bs.shape), status, jnp.full(status.shape, len(B), jnp.int32))
 
     # Krylov methods
