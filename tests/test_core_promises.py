@@ -246,6 +246,14 @@ class TestGauge:
         np.testing.assert_allclose(got, np.diff(J, axis=0), atol=1e-10)
         assert np.all(np.isnan(jax.jit(jax.jacrev(solution))(t)))
 
+    def test_a_regular_system_is_not_decomposed(self):
+        """The singular values are computed in a loop that runs where A is singular: XLA must not hoist them out."""
+        t = jnp.arange(4.0)
+        program = jax.jit(jax.grad(lambda t: jnp.sum(idf.implicit_root(lambda x, t: 2 * x - t, t / 2, t))))
+        *others, entry = program.lower(t).compile().as_text().split("ENTRY")
+        assert "gesdd" in "".join(others)
+        assert "gesdd" not in entry
+
     def test_the_logits_of_a_softmax_regression(self):
         rng = np.random.default_rng(0)
         X, y = rng.standard_normal((50, 3)), jax.nn.one_hot(rng.integers(0, 4, 50), 4)
