@@ -21,6 +21,8 @@ from .._varying import scattered, while_loop
 LARGEST_ERROR = 3e-4
 # Beyond 1 / (that many units of rounding) the ratio ||A|| ||x|| / ||b|| leaves no correct digits in x.
 LARGEST_GROWTH = 400
+# Up to this size several inner products are summed together, one number after the other. Beyond, that loses digits.
+ONE_PASS = 4096
 
 Product: TypeAlias = Callable[[Array], Array]
 
@@ -39,6 +41,16 @@ def dot(x: Array, y: Array) -> Array:
     if any(axis is not None for axis in jax.typeof(x).sharding.spec):  # vdot refuses an explicit sharding
         return jnp.sum(x * y)
     return jnp.vdot(x, y, precision=lax.Precision.HIGHEST)
+
+
+def dots(*pairs: tuple[Array, Array]) -> list[Array]:
+    """The inner products of pairs of arrays of one shape; of small ones in one pass, which is quicker to compile."""
+    like = pairs[0][0]
+    if like.size > ONE_PASS or any(axis is not None for axis in jax.typeof(like).sharding.spec):
+        return [dot(x, y) for x, y in pairs]
+    products = tuple(x * y for x, y in pairs)
+    zeros = tuple(jnp.zeros((), product.dtype) for product in products)
+    return list(lax.reduce(products, zeros, lambda x, y: tuple(map(jnp.add, x, y)), range(like.ndim)))
 
 
 def norm(x: Array) -> Array:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._varying import scattered, while_loop
-from ._cycle import Cycle, Krylov, Product, dot, norm
+from ._cycle import Cycle, Krylov, Product, dot, dots, norm
 
 
 class BiCGStab(Krylov):
@@ -53,8 +53,10 @@ class BiCGStab(Krylov):
                 moved = M(rs[j])
                 rs.append(product(moved))
                 if precondition is not None:
-                    sizes.append((dot(rs[j + 1], rs[j + 1]), dot(moved, moved)))
-            gram = [[dot(rs[max(i, j)], rs[min(i, j)]) for j in range(i + 1)] for i in range(self.length + 1)]
+                    sizes.append(dots((rs[j + 1], rs[j + 1]), (moved, moved)))
+            below = [(i, j) for i in range(self.length + 1) for j in range(i + 1)]
+            products_of = dict(zip(below, dots(*((rs[i], rs[j]) for i, j in below)), strict=True))
+            gram = [[products_of[i, j] for j in range(i + 1)] for i in range(self.length + 1)]
             coefficients = least(gram)
             r, u = rs[0], us[0]
             for j, c in enumerate(coefficients):

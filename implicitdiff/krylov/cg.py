@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._varying import while_loop
-from ._cycle import LARGEST_GROWTH, Cycle, Krylov, Product, dot, norm
+from ._cycle import LARGEST_GROWTH, Cycle, Krylov, Product, dot, dots, norm
 
 
 class CG(Krylov):
@@ -30,14 +30,13 @@ class CG(Krylov):
         def body(state):
             d, r, p, rz, _, norm_A, dd, dp, step, _ = state
             Ap = product(p)
-            curvature, pp = dot(p, Ap), dot(p, p)
-            norm_A = jnp.maximum(norm_A, jnp.sqrt(dot(Ap, Ap) / pp))
+            curvature, pp, moved = dots((p, Ap), (p, p), (Ap, Ap))
+            norm_A = jnp.maximum(norm_A, jnp.sqrt(moved / pp))
             definite = curvature > noise * norm_A * pp
             alpha = jnp.where(definite, rz / curvature, 0)
             d, r = d + alpha * p, r - alpha * Ap
             z = M(r)
-            rr = dot(r, r)
-            new = rr if precondition is None else dot(r, z)
+            rr, new = 2 * [dot(r, r)] if precondition is None else dots((r, r), (r, z))
             beta = new / rz
             dd, dp = dd + alpha * (2 * dp + alpha * pp), beta * (dp + alpha * pp)
             return d, r, z + beta * p, new, jnp.sqrt(rr), norm_A, dd, dp, step + 1, definite
