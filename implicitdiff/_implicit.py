@@ -47,6 +47,11 @@ class Implicit(Adjoint):
             linear solve a step (Ablin, Peyre and Moreau 2020).
         residual_tol: the largest |F(x, *args)| that still counts as a root; None does not check. Catches a solver
             that stopped early and an F that does not belong to it.
+        well_posed: what forward mode gives where A is singular. The velocity x_dot of such a solution is not unique:
+            with True, the default, it is NaN. With False it is the x_dot of least norm that satisfies
+            A x_dot + B theta_dot = 0, and NaN where none does; beyond 1,000 unknowns A must be symmetric. Reverse mode
+            needs no choice: where the output does not depend on the gauge (a translation of all points, a common shift
+            of logits), its gradient is unique, and where it does, the gradient is NaN.
     """
 
     linear_solver: lx.AbstractLinearSolver | Callable | None = None
