@@ -38,7 +38,6 @@ def roughness(x):
     return jnp.sum(jnp.sqrt(responses**2 + 0.02**2), axis=(1, 2))  # a smooth absolute value
 
 
-# README.md shows what follows, up to the next line like this one.
 def energy(x, log_weights, noisy):
     return 0.5 * jnp.sum((x - noisy) ** 2) + jnp.exp(log_weights) @ roughness(x)
 
@@ -71,7 +70,6 @@ def learn(log_weights, x, noisy, clean, steps):
         log_weights = optax.apply_updates(log_weights, updates)
 
 
-# README.md shows what is above.
 def photograph(name, top, left, size, seed):
     """A grey crop at half resolution, and the same with stripes and noise."""
     grey = load_sample_image(name)[:426].mean(-1) / 255

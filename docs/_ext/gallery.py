@@ -3,7 +3,17 @@
 from pathlib import Path
 
 TUTORIALS = [
+    "tune_scikit_learn",
     "any_solver",
+    "constraints",
+    "lasso_path",
+    "optimization_layers",
+    "deep_equilibrium",
+    "bilevel_tuning",
+    "molecular_sensitivities",
+    "how_wrong",
+    "second_order",
+    "many_devices",
 ]
 
 

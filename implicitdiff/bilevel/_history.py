@@ -30,7 +30,10 @@ class History(NamedTuple):
 
     def plot(self, axes: Any = None) -> Any:
         """A figure: the loss (left), the hyper-gradient and its error (right), against the number of inner solves."""
-        import matplotlib.pyplot as plt
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError as error:
+            raise ImportError("history.plot() draws with matplotlib: pip install matplotlib.") from error
 
         figure = None
         if axes is None:
