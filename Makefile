@@ -64,7 +64,7 @@ docs: $(DOCS_STAMP) ## build the documentation into docs/_build/html; a warning 
 	@echo "open docs/_build/html/index.html"
 
 docs-test: docs ## run the code of its pages, and read the site in a headless Chromium
-	@$(BIN)/python -m pytest -q docs/tests $(ARGS)
+	@$(BIN)/python -m pytest -q docs/tests $(PYTEST_ARGS)
 
 bench: $(STAMP) ## time this library beside its peers
 	@$(BIN)/python -m benchmarks

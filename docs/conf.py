@@ -33,7 +33,7 @@ extensions = [
     "offline_mathjax",
     "stored_results",
 ]
-exclude_patterns = ["_build", "_ext", "tests", "tutorials/*.ipynb", "**/sg_execution_times.rst"]
+exclude_patterns = ["_build", "_ext", "tests", "tutorials/*.ipynb", "**sg_execution_times.rst"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 default_role = "py:obj"
 add_module_names = False
@@ -48,7 +48,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Fields", "params_style")]
 napoleon_use_rtype = False
 napoleon_preprocess_types = False
 

@@ -213,7 +213,7 @@ roughnesses = [1e-5, 1e-4, 1e-3, 1e-2]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
 for roughness in roughnesses:
     factors, slopes = jax.jit(jax.vmap(jax.value_and_grad(friction, 1), (0, None)))(reynolds, roughness)
-    left.loglog(reynolds, factors, label=f"roughness {roughness:g}")
+    left.loglog(reynolds, factors, label=f"roughness {roughness:.0e}")
     right.semilogx(reynolds, slopes * roughness / factors)
 left.set(xlabel="Reynolds number", ylabel="friction factor")
 left.legend(fontsize=8)

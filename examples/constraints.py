@@ -57,7 +57,7 @@ print("shadow prices ", np.round(solution.lam[:2], 4))
 print("multipliers of z >= 0", np.round(solution.lam[2:], 4) + 0.0)
 
 # %%
-# The first material is scarce and has a price; the second one is left over and has none. Now the derivatives:
+# Both materials are scarce, and a ton of the first one is worth seven times as much. Now the derivatives:
 
 jacobian = jax.jacobian(plan)(supplies)
 print("d plan / d supplies\n", np.round(jacobian.z, 4))

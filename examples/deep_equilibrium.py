@@ -109,13 +109,13 @@ def train(adjoint, epochs=6):
 
 
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-for name, adjoint in adjoints.items():
+for (name, adjoint), style in zip(adjoints.items(), ["-", "--", ":"], strict=True):
     begin = time.perf_counter()
     params, curve = train(adjoint)
     seconds = time.perf_counter() - begin
     right = np.mean(np.argmax(model(params, X_test, adjoint), 1) == y_test)
     print(f"{name:18} test accuracy {right:.3f}, {seconds:.1f} s with compilation")
-    axes.semilogy(curve, label=name)
+    axes.semilogy(curve, style, label=name)
 axes.set(xlabel="step", ylabel="training loss")
 axes.legend()
 plt.show()

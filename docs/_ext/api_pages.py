@@ -24,9 +24,17 @@ INTERFACE = {
 PROPERTY = property, functools.cached_property
 
 
+# What a reader of a page looks for first.
+FIRST = (
+    "implicit_root", "implicit_fixed_point", "custom_root", "custom_fixed_point", "host_solver", "root_jvp", "root_vjp",
+    "solve_qp", "QPSolution", "solve_conic", "ConicSolution", "CvxpyLayer",
+)  # fmt: skip
+
+
 def public(module):
     """Names and objects that the module exports, but for its submodules."""
     names = [name for name in vars(module) if not name.startswith("_")]
+    names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))  # the others keep their order
     found = [(name, getattr(module, name)) for name in names]
     return [
         (name, thing) for name, thing in found
@@ -113,7 +121,7 @@ def page(short):
             continue  # described on the page of that module
         files.setdefault(thing.__module__, []).append((name, thing))
     for file, group in files.items():
-        title = escaped(inspect.getdoc(sys.modules[file]).splitlines()[0].rstrip("."))
+        title = escaped(inspect.getdoc(sys.modules[file]).splitlines()[0].rstrip(".").split(": ")[0])
         lines += [title, "-" * len(title), ""]
         for name, thing in group:
             lines += [*entry(name, thing, module.__name__), ""]

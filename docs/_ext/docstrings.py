@@ -30,7 +30,7 @@ def converted(lines):
             continue
         if match := SECTION.match(line):
             section, literal = match[1], False
-            out.append(line)
+            out.append("Fields:" if section == "Attributes" else line)  # napoleon would add their types, at length
             continue
         if indent == 0:
             section = None if section and not line.startswith(" ") else section
