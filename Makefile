@@ -64,6 +64,9 @@ docs: $(DOCS_STAMP) ## build the documentation into docs/_build/html; a warning 
 	@echo "open docs/_build/html/index.html"
 
 docs-test: docs ## run the code of its pages, and read the site in a headless Chromium
+	@for browser in chromium chromium-browser google-chrome google-chrome-stable; do \
+		command -v $$browser >/dev/null && exit 0; \
+	done; echo "error: docs-test needs Chromium or Chrome on the PATH (on Debian: apt-get install chromium)" >&2; exit 1
 	@$(BIN)/python -m pytest -q docs/tests $(PYTEST_ARGS)
 
 bench: $(STAMP) ## time this library beside its peers
