@@ -1,0 +1,1 @@
+"""Random programs and random linear systems with known answers: `make fuzz`, or `python -m fuzz --help`."""
