@@ -21,8 +21,8 @@ DOCS_STAMP := .venv/.docs-py$(PYVERSION)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-isa test-gpu lint format types check docs docs-test test-newest newest-python bench \
-	bench-quick clean
+.PHONY: help install demo test test-slow test-isa test-gpu fuzz lint format types check docs docs-test test-newest \
+	newest-python bench bench-quick clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,11 @@ test-isa: $(STAMP) ## run what depends on rounding with older instructions, and 
 
 test-gpu: $(STAMP) ## run the tests of a GPU, after `.venv/bin/pip install "jax[cuda12]"`
 	@IMPLICITDIFF_TEST_PLATFORM=cuda $(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
+
+fuzz: SECONDS = 600
+fuzz: SEED = 0
+fuzz: $(STAMP) ## look for wrong derivatives of random programs and systems: SECONDS=600 SEED=0
+	@XLA_FLAGS="$(OPTIMISED)" $(BIN)/python -m fuzz --seconds $(SECONDS) --seed $(SEED)
 
 lint: $(STAMP) ## check style
 	@$(BIN)/ruff check

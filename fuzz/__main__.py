@@ -11,9 +11,7 @@ from . import run_programs, run_systems
 def main() -> int:
     """Run what is asked for; the exit status is 1 where something was found."""
     parser = argparse.ArgumentParser(prog="python -m fuzz", description="Look for wrong derivatives.")
-    parser.add_argument(
-        "what", nargs="?", choices=["programs", "systems"], help="only these; else half of the time each"
-    )
+    parser.add_argument("what", nargs="?", choices=["programs", "systems"], help="else half of the time each")
     parser.add_argument("--seconds", type=float, default=600, help="how long to look, 600 by default")
     parser.add_argument("--seed", type=int, default=0, help="other seeds look at other problems; 0 by default")
     parser.add_argument("--case", type=int, help="one program, or one batch of systems, as a report names it")

@@ -36,13 +36,20 @@ class Finding:
 WAYS = {"compiled": jax.jit, "eager": lambda f: f, "traced": evaluated}
 
 
-def checks(s: Callable, w: jax.Array, v: jax.Array, third: bool) -> dict[str, Callable]:
-    """Derivatives of s at theta, and of a nonlinear function of it, by name."""
+def loss_of(s: Callable) -> Callable:
+    """A nonlinear function of s(theta)."""
 
     def loss(t: jax.Array) -> jax.Array:
         x = s(t)
-        return jnp.sum(jnp.cos(jnp.arange(x.size)) * jnp.sin(x))
+        return jnp.sum(jnp.cos(jnp.arange(x.size, dtype=x.dtype)) * jnp.sin(x))
 
+    return loss
+
+
+def checks(s: Callable, w: jax.Array, v: jax.Array, third: bool) -> dict[str, Callable]:
+    """Derivatives of s at theta, and of a nonlinear function of it, by name."""
+
+    loss = loss_of(s)
     found = {
         "value": s,
         "jvp": lambda t: jax.jvp(s, (t,), (v,))[1],
@@ -65,11 +72,7 @@ def reference(program: Program, third: bool) -> dict[str, np.ndarray] | None:
 
     def run(t):
         s = program.expected
-        H = lambda t: jax.jacfwd(jax.jacfwd(loss))(t)
-
-        def loss(t):
-            x = s(t)
-            return jnp.sum(jnp.cos(jnp.arange(x.size)) * jnp.sin(x))
+        H = jax.jacfwd(jax.jacfwd(loss_of(s)))
 
         J = jax.jacfwd(s)(t)
         found = {"value": s(t), "jvp": J @ v, "vjp": w[: len(J)] @ J, "jacfwd": J, "jacrev": J}

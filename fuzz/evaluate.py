@@ -2,7 +2,7 @@
 
 The derivatives of a program of a few operations are some thousand operations, and compiling these takes ten seconds.
 Here NumPy runs the plain ones, and JAX the others, which it compiles by themselves, once for all programs. Loops,
-branches and calls run what is inside of them in the same way. Only tracing is left, which is where derivatives are made.
+branches and calls run what is inside of them in the same way. Only tracing is left, where derivatives are made.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Families of matrices, of a size n and a number c that is about their condition number where they have one to choose."""
+"""Families of matrices of a size n, with a condition number of about c where they have one to choose."""
 
 import numpy as np
 

@@ -1,8 +1,8 @@
 """What random programs are made of: smooth maps of vectors of four entries, some hundred, each around one operation.
 
 A piece is a function of v, the same in float32 and float64. Where the operation is one whose derivative may go wrong (a
-loop, a custom rule, a nested solution), a second function computes the same by other means: that is what derivatives are
-compared with. Arguments are brought into the domain of an operation by tanh or 1 + v^2, and no operation is near a kink
+loop, a custom rule, a nested solution), a second function computes the same by other means, and derivatives are those
+of the latter. Arguments are brought into the domain of an operation by tanh or 1 + v^2, and no operation is near a kink
 but by chance.
 """
 
@@ -145,7 +145,7 @@ STRUCTURE = {
     "gather": lambda v: jnp.sin(v)[jnp.array([2, 0, 2, 1])] + 0.3 * v,
     "scatter add": lambda v: (0.5 * v).at[jnp.array([0, 3, 0])].add(jnp.sin(v[:3])),
     "scatter set": lambda v: v.at[jnp.array([1, 2])].set(jnp.cos(v[2:])),
-    "scatter mul": lambda v: v.at[jnp.array([1, 3])].mul(1 + bounded(v[:2])),
+    "scatter mul": lambda v: v.at[jnp.array([1, 3])].mul(1 + bounded(v[:2]), unique_indices=True),
     "scatter max": lambda v: v.at[1].max(0.9 * v[0]),
     "sort": lambda v: jnp.sort(jnp.sin(v)) + 0.3 * v,
     "argsort": lambda v: jnp.cos(v)[jnp.argsort(v)] + 0.3 * v,

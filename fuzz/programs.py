@@ -12,6 +12,7 @@ So the derivatives of every order are those of g, which JAX gives without this l
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -129,51 +130,54 @@ class Program:
             return (self.array("main", x) + 0.3 * matrix) @ (x - solution)
         return self.h_of(x, theta, reference) - self.h_of(solution, theta, reference)
 
-    def objective(self, x: jax.Array, theta: jax.Array) -> jax.Array:
-        return 0.5 * jnp.sum(self.residual(x, theta) ** 2)
+    def conditions(self) -> Callable:
+        """F(x, theta), or T of a fixed point, on pytrees."""
+        as_x = UNKNOWNS[self.x_form]
+        if self.kind == "minimum":
+
+            def objective(x, t):
+                return 0.5 * jnp.sum(self.residual(flat(x), flat(t)) ** 2)
+
+            return idf.optimality.stationary(objective, positive_definite=self.adjoint != "MINRES")
+        if self.kind == "fixed point":
+            return lambda x, t: as_x(flat(x) - 0.2 * self.residual(flat(x), flat(t)))
+        return lambda x, t: as_x(self.residual(flat(x), flat(t)))
 
     def solution(self, theta: jax.Array) -> jax.Array:
         """What is tested: theta -> x by the library, both as vectors."""
-        tree, as_x = THETAS[self.theta_form](theta), UNKNOWNS[self.x_form]
-        still = lax.stop_gradient(theta)
-        adjoint = ADJOINTS[self.adjoint]
-        if self.kind == "minimum":
-            F = idf.optimality.stationary(
-                lambda x, t: self.objective(flat(x), flat(t)), positive_definite=self.adjoint != "MINRES"
-            )
-        elif self.kind == "fixed point":
-            F = lambda x, t: as_x(flat(x) - 0.2 * self.residual(flat(x), flat(t)))
-        else:
-            F = lambda x, t: as_x(self.residual(flat(x), flat(t)))
+        as_x, as_theta = UNKNOWNS[self.x_form], THETAS[self.theta_form]
         fixed_point = self.kind == "fixed point"
-        attach = idf.implicit_fixed_point if fixed_point else idf.implicit_root
-        decorate = idf.custom_fixed_point if fixed_point else idf.custom_root
-        x = as_x(self.known(still))
-        if self.style == "function":
-            return flat(attach(F, x, tree, adjoint=adjoint))
-        if self.style == "closure":
-            closed = lambda x: F(x, tree)
-            if self.kind == "minimum":
-                closed = idf.optimality.stationary(lambda x: self.objective(flat(x), theta), positive_definite=True)
-            return flat(attach(closed, x, adjoint=adjoint))
-        if self.style == "half closure" and self.kind != "minimum":
-            half = lambda x, t: F(x, THETAS[self.theta_form](jnp.concatenate([theta[:1], t])))
-            return flat(attach(half, x, theta[1:], adjoint=adjoint))
-        if self.style == "keyword, aux":
-            kw = F if self.kind == "minimum" else (lambda x, *, t: F(x, t))
-            solver = decorate(kw, has_aux=True, adjoint=adjoint)(lambda init, *, t: (x, {"steps": 3}))
-            return (
-                flat(solver(None, t=tree)[0]) if self.kind != "minimum" else flat(attach(F, x, tree, adjoint=adjoint))
-            )
+        attach = partial(idf.implicit_fixed_point if fixed_point else idf.implicit_root, adjoint=self.chosen)
+        decorate = partial(idf.custom_fixed_point if fixed_point else idf.custom_root, adjoint=self.chosen)
+        F = self.conditions()
 
-        @decorate(F, adjoint=adjoint)
         def solver(init, t):
             known = self.known(lax.stop_gradient(flat(t)))
             if self.style == "decorator, host":
                 return as_x(on_host(np.array, known))
-            return as_x(lax.while_loop(lambda s: s[0] < 2, lambda s: (s[0] + 1, known), (0, jnp.zeros_like(known)))[1])
+            start = (0, jnp.zeros_like(known))
+            return as_x(lax.while_loop(lambda s: s[0] < 2, lambda s: (s[0] + 1, known), start)[1])
 
-        return flat(solver(None, tree))
+        x, tree = as_x(self.known(lax.stop_gradient(theta))), as_theta(theta)
+        if self.style == "closure":
+            return flat(attach(lambda x: F(x, tree), x))
+        if self.style == "half closure":
+            return flat(attach(lambda x, t: F(x, as_theta(jnp.concatenate([theta[:1], t]))), x, theta[1:]))
+        if self.style == "keyword, aux":
+            decorated = decorate(lambda x, *, t: F(x, t), has_aux=True)(lambda init, *, t: (solver(init, t), {"n": 3}))
+            return flat(decorated(None, t=tree)[0])
+        if self.style == "function":
+            return flat(attach(F, x, tree))
+        return flat(decorate(F)(solver)(None, tree))
+
+    @property
+    def chosen(self) -> idf.Adjoint | None:
+        """The adjoint, with what F alone would say of a minimum, which a closure around it does not."""
+        adjoint = ADJOINTS[self.adjoint]
+        if self.kind != "minimum":
+            return adjoint
+        known = dict(symmetric=True, positive_definite=self.adjoint != "MINRES")
+        return dataclasses.replace(adjoint or idf.Implicit(), **known)
 
     def wrapped(self, theta: jax.Array) -> jax.Array:
         """The solution inside of a transformation."""

@@ -7,15 +7,19 @@ import time
 import numpy as np
 
 from .derivatives import MODES, WAYS, Finding, differences, examine
+from .pieces import Piece
 from .programs import draw
 
 
-def one(seed: int, case: int, pieces=None) -> tuple[str, list[Finding], int] | None:
-    """A program in words, what is wrong with it, and how many derivatives were compared; None if it is not examined."""
+def one(
+    seed: int, case: int, pieces: list[Piece] | None = None, way: str | None = None
+) -> tuple[str, list[Finding], int] | None:
+    """A program in words, its findings, and how many derivatives were compared; None if it is ill-conditioned."""
     rng = np.random.default_rng([seed, case])
     program = draw(rng, pieces)
     dtype = "float32" if rng.uniform() < 0.3 else "float64"
-    way = str(rng.choice(list(WAYS), p=[0.05, 0.05, 0.9]))
+    drawn = str(rng.choice(list(WAYS), p=[0.05, 0.05, 0.9]))
+    way = way or drawn
     names = set(rng.permutation([f"{outer}-{inner}" for outer in MODES for inner in MODES])[:2])
     third, differenced = rng.uniform(size=2) < 0.2
     answer = examine(program, dtype, way, names, third and way != "eager")
@@ -31,7 +35,7 @@ def run(seed: int, seconds: float, only: int | None = None) -> int:
     """Try programs for so long; return 1 where one failed."""
     end, tally = time.monotonic() + seconds, collections.Counter()
     case = 0 if only is None else only
-    while only is None and time.monotonic() < end or case == only:
+    while case == only if only is not None else time.monotonic() < end:
         # Known even if the process dies in a compiler.
         print(f"\rprogram {case} ", end="", file=sys.stderr, flush=True)
         answer = one(seed, case)

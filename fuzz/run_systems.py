@@ -56,9 +56,9 @@ def compiled(method: str):
     """A batch of A, b, c -> A^-1 b by forward mode, A'^-1 c by reverse mode."""
 
     def both(A, b, c):
-        solution = lambda t: idf.implicit_root(
-            lambda x, t: A @ x - t, jnp.zeros_like(t), t, adjoint=METHODS[method].adjoint
-        )
+        def solution(t):
+            return idf.implicit_root(lambda x, t: A @ x - t, jnp.zeros_like(t), t, adjoint=METHODS[method].adjoint)
+
         return jax.jvp(solution, (b,), (b,))[1], jax.vjp(solution, b)[1](c)[0]
 
     return jax.jit(jax.vmap(both))
@@ -90,7 +90,7 @@ def solve(A: np.ndarray, b: np.ndarray) -> np.ndarray | None:
 
 
 def verdict(A: np.ndarray, b: np.ndarray, found: np.ndarray, reverse: bool, least: bool) -> str:
-    """What a result is: "right", "gauge", "NaN", "refused" (NaN, though far from ill-conditioned), "unknown" or "WRONG"."""
+    """What a result is, one of `VERDICTS`; "refused" is NaN where a plain solve has five digits."""
     eps = np.finfo(A.dtype).eps
     plain = np.linalg.solve(A, b) if np.linalg.matrix_rank(A) == len(A) else found
     A, b, found = (np.asarray(part, float) for part in (A, b, found))
@@ -109,7 +109,7 @@ def verdict(A: np.ndarray, b: np.ndarray, found: np.ndarray, reverse: bool, leas
 
 
 def gauge(A: np.ndarray, b: np.ndarray, found: np.ndarray, eps: float, least: bool) -> bool:
-    """Whether `found` solves a consistent system with a matrix that is singular up to rounding, and is of least norm."""
+    """Whether A is singular up to rounding, the system is consistent, and `found` solves it, with the least norm."""
     U, sizes, Vt = np.linalg.svd(A)
     # Small multiples of rounding: how a matrix was computed is not known, and two decompositions are not the same.
     rounding = 8 * max(len(A) / 16, 1) ** 0.5 * eps * sizes[0]
@@ -125,10 +125,10 @@ def gauge(A: np.ndarray, b: np.ndarray, found: np.ndarray, eps: float, least: bo
     return bool(consistent and solves and (not least or np.linalg.norm(Vt[rank:] @ found) <= limit))
 
 
-def batch(seed: int, number: int) -> tuple[dict, list[str]]:
+def batch(seed: int, number: int, method: str | None = None) -> tuple[dict, list[str]]:
     """One batch: a tally of verdicts by method, dtype and mode, and the wrong ones in words."""
     rng = np.random.default_rng([seed, number])
-    method = str(rng.choice(list(METHODS), p=[0.46, 0.2, 0.06, 0.07, 0.07, 0.07, 0.07]))
+    method = method or str(rng.choice(list(METHODS), p=[0.46, 0.2, 0.06, 0.07, 0.07, 0.07, 0.07]))
     n, dtype = int(rng.choice(METHODS[method].sizes)), str(rng.choice(["float64", "float32"]))
     names, (A, b, c) = draw(rng, method, n, dtype)
     forward, reverse = compiled(method)(A, b, c)
@@ -146,7 +146,7 @@ def run(seed: int, seconds: float, only: int | None = None, most: int | None = N
     """Try batches for so long, or so many systems; return 1 where a result was wrong."""
     end, tally, failed = time.monotonic() + seconds, collections.Counter(), 0
     number = only or 0
-    while only is None and time.monotonic() < end or number == only:
+    while number == only if only is not None else time.monotonic() < end:
         print(f"\rbatch {number} ", end="", file=sys.stderr, flush=True)
         counted, wrong = batch(seed, number)
         tally.update(counted)
@@ -165,9 +165,9 @@ VERDICTS = ("right", "gauge", "NaN", "refused", "unknown", "WRONG")
 
 def table(tally: dict) -> str:
     """The tally, a line for each method, dtype and mode."""
+    rows = sorted({key[:3] for key in tally})
     lines = [f"{'':30}" + "".join(f"{word:>9}" for word in VERDICTS)]
-    for key in sorted({key[:3] for key in tally}):
-        lines.append(f"{', '.join(key):30}" + "".join(f"{tally[*key, word]:9}" for word in VERDICTS))
+    lines += [f"{', '.join(row):30}" + "".join(f"{tally[*row, word]:9}" for word in VERDICTS) for row in rows]
     total = [sum(count for key, count in tally.items() if key[3] == word) for word in VERDICTS]
     lines.append(f"{'all ' + str(sum(total)):30}" + "".join(f"{count:9}" for count in total))
     return "\n".join(lines)

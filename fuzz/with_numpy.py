@@ -58,6 +58,10 @@ def _pad(a, value, *, padding_config):
     return a
 
 
+def _reshape(a, *, new_sizes, dimensions, **params):
+    return (a if dimensions is None else np.transpose(a, dimensions)).reshape(new_sizes)
+
+
 def _select(which, *cases):
     if which.dtype == bool:
         return np.where(which, cases[1], cases[0]) if len(cases) > 1 else cases[0]
@@ -110,7 +114,7 @@ NUMPY = {
     "reduce_min": _reduction(np.min),
     "reduce_or": _reduction(np.any),
     "reduce_sum": lambda a, *, axes, **params: np.sum(a, axis=tuple(axes), dtype=a.dtype),
-    "reshape": lambda a, *, new_sizes, **params: a.reshape(new_sizes),
+    "reshape": _reshape,
     "rev": lambda a, *, dimensions: np.flip(a, dimensions),
     "select_n": _select,
     "sin": _plain(np.sin),
