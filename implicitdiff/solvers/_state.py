@@ -72,13 +72,15 @@ def relative_gradient(slope: Any, curvature: Any, x: Any, moved: Any, value: Any
         xp: jax.numpy, or numpy on the host.
 
     Returns:
-        slope / max(curvature x, 1/2 sqrt(curvature |f|), curvature moved / 100); 0 where the slope is 0.
+        slope / max(curvature x, 1/2 sqrt(curvature |f|), curvature moved / 100); 0 where the slope is 0; NaN where one
+        of them has overflowed, since any gradient is small beside infinity.
     """
     known = xp.maximum(
         curvature * x, xp.maximum(0.5 * xp.sqrt(curvature) * xp.sqrt(xp.abs(value)), 1e-2 * curvature * moved)
     )
     # f may be linear, and x and f(x) zero: nothing is known of their units then.
-    return xp.where(slope == 0, 0.0, slope / xp.where(known > 0, known, slope + (slope == 0)))
+    error = xp.where(slope == 0, 0.0, slope / xp.where(known > 0, known, slope + (slope == 0)))
+    return xp.where(xp.isfinite(known) & xp.isfinite(slope), error, xp.nan)
 
 
 class Trace(NamedTuple):

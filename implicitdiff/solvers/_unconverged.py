@@ -48,7 +48,10 @@ def settle(x: PyTree, state: Any, policy: OnUnconverged, name: str, remedy: str)
     error = math.nan if isinstance(state.error, jax.core.Tracer) else float(jnp.max(state.error))
     steps = "" if isinstance(state.iteration, jax.core.Tracer) else f" after {int(jnp.max(state.iteration))} iterations"
     if not math.isfinite(error):
-        remedy = "Its error is not finite: look for NaN or infinity in the arguments, in f and in its gradient."
+        remedy = (
+            "Its error is not finite: f may be unbounded below, or the iterations diverge; else look for NaN or "
+            "infinity in the arguments, in f and in its gradient."
+        )
     message = _message(name, f"{steps} (state.error is {error:.1e})", remedy)
     if policy == "raise":
         raise RuntimeError(message)
