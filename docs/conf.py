@@ -14,6 +14,10 @@ import gallery  # noqa: E402
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["MPLBACKEND"] = "Agg"
+# What the tutorials compile is kept, where the tests keep theirs, and makes the next build quicker.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(HERE.parent / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 project = "implicitdiff"
 author = "The implicitdiff authors"
