@@ -66,3 +66,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu") and not _asked_for:
             item.add_marker(pytest.mark.skip(reason="needs a GPU: IMPLICITDIFF_TEST_PLATFORM=cuda"))
+
+
+# The memory of a worker, in bytes, from which on compiled programs are dropped where a module ends.
+MEMORY = 1.5e9
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Drop what has been compiled once it fills the memory: the next module needs little of it, and finds that cached."""
+    status = Path("/proc/self/statm")  # where there is no such file, nobody complained
+    if nextitem is not None and nextitem.path != item.path and status.exists():
+        resident = int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        if resident > MEMORY:
+            jax.clear_caches()
+            gc.collect()
