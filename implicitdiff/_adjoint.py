@@ -157,14 +157,26 @@ def shown_nan(x: Leaves, b: Leaves) -> list[Array]:
     return [leaf * (1 + 0 * lax.stop_gradient(unknown)) for leaf, unknown in zip(b, x, strict=True)]
 
 
+# What words in an error of JAX's mean for F, and what to do; the last one is for all others.
+MEANINGS = {
+    "custom_vjp function": "F holds a function with a jax.custom_vjp, which JAX cannot differentiate in forward mode. "
+    "First derivatives are had in both modes all the same, and second ones in reverse over reverse mode: "
+    "jax.jacrev(jax.jacrev(f)) in the place of jax.hessian(f).",
+    "open an issue": "F holds a solver whose own derivative is another solve, as JAXopt's are. That is supported for "
+    "up to 1,000 real unknowns; beyond, attach its solution with implicit_root.",
+    "Transpose rule": "F holds a solver whose own derivative is another solve, as odeint's is. That is supported for "
+    "up to 1,000 real unknowns; beyond, integrate with a lax.scan.",
+    "": "all that F does must be differentiable by JAX. A callback to NumPy is not; only the solver may use one "
+    "(implicitdiff.host_solver).",
+}
+
+
 @contextlib.contextmanager
 def explained() -> Any:
     """Add to an error that JAX raises while it differentiates F what that means."""
     try:
         yield
     except (ValueError, NotImplementedError, TypeError) as error:
-        error.add_note(
-            "This was raised while differentiating the conditions F: all that F does must be differentiable by JAX. "
-            "A callback to NumPy is not; only the solver may use one (implicitdiff.host_solver)."
-        )
+        meaning = next(meaning for words, meaning in MEANINGS.items() if words in str(error))
+        error.add_note(f"This was raised while differentiating the conditions F: {meaning}")
         raise

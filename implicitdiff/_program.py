@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import tree_util as jtu
 from jax.extend import core as jex
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from ._jaxpr_key import NoKeyError, jaxpr_key
@@ -28,6 +29,8 @@ CONCRETE_NEEDED = (
     jax.errors.TracerIntegerConversionError,
 )
 
+# Up to this size a product that cannot be transposed is made of its rows.
+ROWS = 1000
 
 Linear = Callable[[Sequence[Array]], list[Array]]
 
@@ -102,7 +105,25 @@ class Program(Derivatives):
             return jax.linearize(f, *primals)
         # Code with a custom_vjp has no forward rule, but the transpose of its reverse rule is one.
         value, pull = jax.vjp(f, *primals)
-        return value, lambda *tangents: jax.linear_transpose(pull, value)(tangents)[0]
+
+        def push(*tangents):
+            return jax.linear_transpose(pull, value)(tangents)[0]
+
+        try:
+            jax.eval_shape(push, *primals)
+        except NotImplementedError:
+            # The reverse rule of a solver is another solve, and has no transpose: its rows are computed instead.
+            size = sum(leaf.size for leaf in value)
+            if size > ROWS or any(map(jnp.iscomplexobj, [*value, *primals])):
+                raise
+            unravel = ravel_pytree(value)[1]
+            rows = jax.vmap(lambda e: pull(unravel(e)))(jnp.eye(size, dtype=jnp.result_type(*value)))
+
+            def push(*tangents):
+                moved = [jnp.tensordot(row, t, t.ndim) for row, t in zip(rows, tangents, strict=True)]
+                return unravel(jnp.sum(jnp.stack(moved), axis=0))
+
+        return value, push
 
     def __hash__(self) -> int:
         return self._hash

@@ -28,7 +28,7 @@ from ._fixed_point import FixedPointResidual
 from ._host import described
 from ._implicit import Implicit
 from ._lanes import across_lanes
-from ._program import Program, is_inexact, name_of, trace
+from ._program import Program, is_inexact, name_of, placed, trace
 from ._rule import bind
 from ._varying import check_varies
 
@@ -209,7 +209,8 @@ def root_jvp(F: Callable, x: PyTree, args: tuple, tangents: tuple, adjoint: Adjo
         F: the conditions; see `implicit_root`.
         x: the root.
         args: tuple of the arguments of F after x.
-        tangents: tuple of the same length; each entry a pytree like that argument, or None for no motion.
+        tangents: tuple of the same length; each entry a pytree like that argument. None, for an argument or a leaf of
+            it, is no motion, as integers and what else is no floating-point number have.
         adjoint: how the derivative is computed.
 
     Returns:
@@ -224,17 +225,18 @@ def root_jvp(F: Callable, x: PyTree, args: tuple, tangents: tuple, adjoint: Adjo
     _check_tuple("tangents", tangents)
     if len(tangents) != len(args):
         raise TypeError(f"tangents must have one entry for each of the {len(args)} args, found {len(tangents)}.")
-    moving = [i for i, tangent in enumerate(tangents) if tangent is not None]
+    # None for a whole argument is None for each of its leaves.
+    pairs = zip(args, tangents, strict=True)
+    dots = _like("tangents", tuple(args), tuple(jax.tree.map(lambda _: None, a) if t is None else t for a, t in pairs))
+    leaves, tree = jtu.tree_flatten(tuple(args))
+    moving = [i for i, dot in enumerate(dots) if dot is not None]
     if not moving:
         return jax.tree.map(jnp.zeros_like, x)
 
     def solution(*values):
-        merged = list(args)
-        for i, value in zip(moving, values, strict=True):
-            merged[i] = value
-        return implicit_root(F, x, *merged, adjoint=adjoint)
+        return implicit_root(F, x, *jtu.tree_unflatten(tree, placed(leaves, moving, values)), adjoint=adjoint)
 
-    return jax.jvp(solution, [args[i] for i in moving], [tangents[i] for i in moving])[1]
+    return jax.jvp(solution, [jnp.asarray(leaves[i]) for i in moving], [dots[i] for i in moving])[1]
 
 
 def root_vjp(F: Callable, x: PyTree, args: tuple, cotangent: PyTree, adjoint: Adjoint | None = None) -> tuple:
@@ -244,7 +246,7 @@ def root_vjp(F: Callable, x: PyTree, args: tuple, cotangent: PyTree, adjoint: Ad
         F: the conditions; see `implicit_root`.
         x: the root.
         args: tuple of the arguments of F after x.
-        cotangent: pytree like x.
+        cotangent: pytree like x; None for a leaf is zero.
         adjoint: how the derivative is computed.
 
     Returns:
@@ -261,16 +263,36 @@ def root_vjp(F: Callable, x: PyTree, args: tuple, cotangent: PyTree, adjoint: Ad
     moving = [i for i, leaf in enumerate(leaves) if is_inexact(leaf)]
 
     def solution(*values):
-        merged = list(leaves)
-        for i, value in zip(moving, values, strict=True):
-            merged[i] = value
-        return implicit_root(F, x, *jtu.tree_unflatten(tree, merged), adjoint=adjoint)
+        return implicit_root(F, x, *jtu.tree_unflatten(tree, placed(leaves, moving, values)), adjoint=adjoint)
 
+    x = check_unknowns(x)
+    unknowns, x_tree = jtu.tree_flatten(x)
+    bars = _like("cotangent", x, cotangent)
+    bars = [jnp.zeros_like(leaf) if bar is None else bar for leaf, bar in zip(unknowns, bars, strict=True)]
     _, pull = jax.vjp(solution, *[jnp.asarray(leaves[i]) for i in moving])
-    result: list = [None] * len(leaves)
-    for i, value in zip(moving, pull(cotangent), strict=True):
-        result[i] = value
-    return jtu.tree_unflatten(tree, result)
+    found = pull(jtu.tree_unflatten(x_tree, bars))
+    return jtu.tree_unflatten(tree, placed([None] * len(leaves), moving, found))
+
+
+def _like(name: str, primal: PyTree, given: PyTree) -> list:
+    """The leaves of a tangent or cotangent as arrays like those of its primal; None, for zero, stays None."""
+    paths = jtu.tree_flatten_with_path(primal)[0]
+    tree: Any = jtu.tree_structure(primal)
+    try:
+        leaves = tree.flatten_up_to(given)
+    except ValueError as error:
+        raise TypeError(
+            f"{name} must have the structure of {'args' if name == 'tangents' else 'x'}, {tree}, with None for zero "
+            f"where you like, found {jtu.tree_structure(given)}."
+        ) from error
+    result = []
+    for (path, value), leaf in zip(paths, leaves, strict=True):
+        if leaf is not None and jnp.shape(leaf) != jnp.shape(value):
+            raise TypeError(f"{name}{jtu.keystr(path)} must be of shape {jnp.shape(value)}, found {jnp.shape(leaf)}.")
+        if leaf is not None and not is_inexact(value):
+            raise TypeError(f"{name}{jtu.keystr(path)} must be None: what it belongs to is no floating-point number.")
+        result.append(None if leaf is None else jnp.asarray(leaf, jnp.result_type(value)))
+    return result
 
 
 def _check_tuple(name: str, values: Any) -> None:

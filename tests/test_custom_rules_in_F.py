@@ -1,12 +1,16 @@
 """F that contains code with derivative rules of its own: custom_vjp, custom_jvp, loops, nested implicit functions."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.ode import odeint
 from opaque import COTANGENT, TANGENT, THETA, B, M, hessian, jacobian, newton
 
 import implicitdiff as idf
+from implicitdiff import _program
 
 J, H = jacobian(THETA), hessian(THETA)
 
@@ -130,3 +134,54 @@ def test_hessian_with_custom_vjp_in_reverse_over_reverse():
     x = lambda theta: idf.implicit_root(CONDITIONS["custom_vjp"], newton(THETA), theta)
     got = jax.jit(jax.jacrev(jax.jacrev(lambda t: x(t) @ COTANGENT)))(THETA)
     np.testing.assert_allclose(got, np.tensordot(COTANGENT, H, 1), rtol=1e-7, atol=1e-8)
+    with pytest.raises(TypeError) as info:
+        jax.hessian(lambda t: x(t) @ COTANGENT)(jnp.asarray(THETA))
+    assert "jax.jacrev(jax.jacrev(f))" in "".join(info.value.__notes__)
+
+
+# Solvers whose derivative is another solve, which JAX cannot transpose.
+
+
+def by_odeint(x, theta):
+    """The state at time 1 of y' = -theta y from x: exp(-theta) x."""
+    rates = jnp.stack([theta[0], theta[1]])
+    return odeint(lambda y, t, rates: -rates * y, x, jnp.array([0.0, 1.0]), rates, rtol=1e-10, atol=1e-10)[-1]
+
+
+def by_odeint_on_a_tree(x, theta):
+    end = by_odeint(jnp.stack([x["a"][0], x["b"]]), theta)
+    return {"a": end[:1] - 1, "b": end[1] - theta[2]}
+
+
+def by_jaxopt(x, theta):
+    """The minimum of |y|^2 / 2 + sum(y^4) / 4 - x'y: y + y^3 = x."""
+    jaxopt = pytest.importorskip("jaxopt")
+    f = lambda y, x: jnp.sum(y**2 / 2 + y**4 / 4 - x * y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it uses of JAX is deprecated
+        return jaxopt.GradientDescent(f, tol=1e-12, maxiter=2000).run(jnp.zeros_like(x), x).params
+
+
+def test_odeint_in_F():
+    """A shooting method: x with exp(-theta) x = (1, theta_2)."""
+    s = lambda t: idf.implicit_root(by_odeint_on_a_tree, {"a": jnp.exp(t[:1]), "b": jnp.exp(t[1]) * t[2]}, t)
+    a, b, c = THETA
+    expected = {"a": np.array([[np.exp(a), 0, 0]]), "b": np.array([0, np.exp(b) * c, np.exp(b)])}
+    for mode in (jax.jacfwd, jax.jacrev):
+        got = jax.jit(mode(s))(jnp.asarray(THETA))
+        jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-7, atol=1e-8), got, expected)
+
+
+def test_a_jaxopt_solver_in_F():
+    """x with y(x) = theta where y + y^3 = x, so that x = theta + theta^3."""
+    theta = jnp.asarray(THETA)
+    s = lambda t: idf.implicit_root(lambda x, t: by_jaxopt(x, t) - t, theta + theta**3, t)
+    for mode in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jax.jit(mode(s))(theta), np.diag(1 + 3 * THETA**2), rtol=1e-6, atol=1e-9)
+
+
+def test_a_solver_in_F_that_is_too_large_for_rows(monkeypatch):
+    monkeypatch.setattr(_program, "ROWS", 1)
+    with pytest.raises(NotImplementedError) as info:
+        jax.grad(lambda t: jnp.sum(idf.implicit_root(lambda x, t: by_odeint(x, t) - 1, jnp.exp(THETA[:2]), t)))(THETA)
+    assert "up to 1,000 real unknowns" in "".join(info.value.__notes__)

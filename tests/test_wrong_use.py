@@ -240,6 +240,37 @@ def test_arguments_in_a_tuple_or_without_one():
         idf.root_jvp(F, x, (x,), x)
 
 
+def test_tangents_and_cotangents_like_what_they_belong_to():
+    F = lambda x, p: {"u": x["u"] ** 2 - p["a"] * p["n"], "v": x["v"] - p["b"]}
+    x, p = {"u": jnp.array(2.0), "v": jnp.ones(2)}, {"a": 2.0, "n": 2, "b": jnp.ones(2)}
+    with pytest.raises(TypeError, match=r"tangents must have the structure of args.*'b'.* with None for zero"):
+        idf.root_jvp(F, x, (p,), ({"a": 1.0},))
+    with pytest.raises(TypeError, match=r"tangents\[0\]\['b'\] must be of shape \(2,\), found \(\)"):
+        idf.root_jvp(F, x, (p,), ({"a": 1.0, "n": None, "b": 1.0},))
+    with pytest.raises(TypeError, match=r"tangents\[0\]\['n'\] must be None"):
+        idf.root_jvp(F, x, (p,), ({"a": 1.0, "n": 1, "b": None},))
+    with pytest.raises(TypeError, match=r"cotangent must have the structure of x"):
+        idf.root_vjp(F, x, (p,), jnp.array(1.0))
+    with pytest.raises(TypeError, match=r"cotangent\['v'\] must be of shape \(2,\)"):
+        idf.root_vjp(F, x, (p,), {"u": 1.0, "v": jnp.ones(3)})
+
+
+def test_none_is_a_tangent_and_a_cotangent_of_zero():
+    F = lambda x, p: {"u": x["u"] ** 2 - p["a"] * p["n"], "v": x["v"] - p["b"]}
+    x, p = {"u": jnp.array(2.0), "v": jnp.ones(2)}, {"a": 2.0, "n": 2, "b": jnp.ones(2)}
+    for tangent, du, dv in (
+        ({"a": 1.0, "n": None, "b": None}, 0.5, [0, 0]),
+        ({"a": 1, "n": None, "b": np.ones(2)}, 0.5, [1, 1]),
+        ({"a": None, "n": None, "b": np.ones(2)}, 0, [1, 1]),
+        (None, 0, [0, 0]),
+    ):
+        got = idf.root_jvp(F, x, (p,), (tangent,))
+        np.testing.assert_allclose([got["u"], *got["v"]], [du, *dv])
+    (got,) = idf.root_vjp(F, x, (p,), {"u": 1.0, "v": None})
+    np.testing.assert_allclose([got["a"], *got["b"]], [0.5, 0, 0])
+    assert got["n"] is None
+
+
 BRANCHES = {
     "if": lambda x, t: x - t if t.sum() > 0 else x + t,
     "while": lambda x, t: next(x - t for _ in iter(lambda: bool(x[0] < 0), True)),
