@@ -12,7 +12,8 @@ import gallery  # noqa: E402
 
 # The tutorials run in this process. JAX reads these when it starts; one of the tutorials is about eight devices.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# XLA's pool of threads has been seen to wait for itself for ever where cores are few: hence no pool.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"
 os.environ["MPLBACKEND"] = "Agg"
 # What the tutorials compile is kept, where the tests keep theirs, and makes the next build quicker.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(HERE.parent / ".jax_cache"))

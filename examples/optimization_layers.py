@@ -44,8 +44,9 @@ def portfolio(returns):
     return qp.x
 
 
-print("one portfolio     ", np.round(portfolio(jnp.array([1.3, 0.6, 0.3, 0.1])), 3))
-print("its Jacobian\n", np.round(jax.jacobian(portfolio)(jnp.array([1.3, 0.6, 0.3, 0.1])), 3) + 0.0)
+returns = jnp.array([1.3, 0.6, 0.3, 0.1])
+print("one portfolio", np.round(portfolio(returns), 3))
+print("its Jacobian\n", np.round(jax.jacobian(portfolio)(returns), 3) + 0.0)
 
 # %%
 # The first asset is at its bound of 0.6: small changes of the estimates do not move it. The rows of the Jacobian sum
@@ -122,8 +123,15 @@ problem = cp.Problem(cp.Maximize(r @ x), [cp.sum(x) == 1, x >= 0, x <= 0.6, cp.n
 layer = idf.convex.CvxpyLayer(problem, parameters=[r, limit], variables=[x])
 
 returns, limits = jnp.array([0.9, 0.2, 0.1, 0.3]), jnp.linspace(0.52, 0.8, 30)
-held = jax.vmap(lambda limit: layer(returns, limit)[0])(limits)
-slopes = jax.vmap(jax.jacfwd(lambda limit: layer(returns, limit)[0]))(limits)
+
+
+@jax.jit
+@jax.vmap
+def with_slope(limit):
+    return jax.jvp(lambda limit: layer(returns, limit)[0], (limit,), (1.0,))
+
+
+held, slopes = with_slope(limits)
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 left.plot(limits, held, label=[f"asset {k}" for k in range(1, 5)])
 left.set(xlabel="limit of the risk", ylabel="shares")

@@ -5,6 +5,7 @@ is compared with the block of language `output` that follows it; a block `raises
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def test_code_of_a_page(path, tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", RUNNER], input=json.dumps([part["python"] for part in parts]), cwd=tmp_path,
         capture_output=True, text=True, check=False,
+        env=os.environ | {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"},
     )  # fmt: skip
     results = [json.loads(line) for line in run.stdout.splitlines()]
     assert len(results) == len(parts), run.stderr
