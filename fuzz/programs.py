@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
 import implicitdiff as idf
 from implicitdiff import krylov
@@ -38,6 +37,7 @@ THETAS = {
     "scalars": lambda t: (t[0], t[1], t[2]),
     "dict": lambda t: {"a": t[0], "b": t[1:]},
     "nested": lambda t: [{"w": t[None, :2]}, (t[2],)],
+    "among others": lambda t: {"steps": 3, "method": "newton", "t": t, "none": None, "key": jax.random.key(0)},
 }
 UNKNOWNS = {
     "vector": lambda v: v,
@@ -45,13 +45,19 @@ UNKNOWNS = {
     "dict": lambda v: {"a": v[:3], "b": v[3]},
     "nested": lambda v: [(v[:1], v[None, 1:3]), {"c": v[3]}],
     "complex": lambda v: lax.complex(v[:2], v[2:]),
+    "complex and real": lambda v: {"a": v[:2], "b": lax.complex(v[2], v[3])},
 }
 
 
 def flat(tree: Any) -> jax.Array:
-    """All entries as one real vector, imaginary parts last."""
-    v = ravel_pytree(tree)[0]
-    return jnp.concatenate([v.real, v.imag]) if jnp.iscomplexobj(v) else v
+    """All floating-point entries as one real vector, the imaginary parts of a leaf after its real ones."""
+    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
+    parts = [[leaf.real, leaf.imag] if jnp.iscomplexobj(leaf) else [leaf] for leaf in leaves]
+    return jnp.concatenate([part for pair in parts for part in pair])
+
+
+def is_inexact(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def dense(matvec: Callable, b: jax.Array) -> jax.Array:
@@ -198,7 +204,7 @@ def draw(rng: np.random.Generator, pieces: list[Piece] | None = None) -> Program
     allowed = PIECES if pieces is None else pieces
     if kind == "minimum":  # the gradient of a function needs its reverse mode
         allowed = [piece for piece in allowed if piece.modes == "both"] or allowed
-    x_form = rng.choice([form for form in UNKNOWNS if form != "complex" or kind != "minimum"])
+    x_form = rng.choice([form for form in UNKNOWNS if "complex" not in form or kind != "minimum"])
     adjoints = ["default"] * 8 + ["GMRES", "BiCGStab", "lineax LU", "polish", "ill posed"]
     adjoints += ["CG", "MINRES"] * 2 if kind == "minimum" else []
     adjoints += ["callable"] if x_form == "vector" else []
