@@ -38,7 +38,10 @@ def run(seed: int, seconds: float, only: int | None = None) -> int:
     while case == only if only is not None else time.monotonic() < end:
         # Known even if the process dies in a compiler.
         print(f"\rprogram {case} ", end="", file=sys.stderr, flush=True)
-        answer = one(seed, case)
+        try:
+            answer = one(seed, case)
+        except KeyboardInterrupt:
+            break
         tally["programs"] += 1
         if answer is None:
             tally["ill-conditioned"] += 1

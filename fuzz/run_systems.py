@@ -27,7 +27,7 @@ EXACT_SIZE = 60
 
 
 class Method(NamedTuple):
-    """A way to solve, the families that it is for, and sizes of systems, with those used more often repeated."""
+    """A way to solve, the families that it is for, and sizes of systems; what is repeated is drawn more often."""
 
     adjoint: idf.Implicit
     families: dict
@@ -41,8 +41,10 @@ def _named(solver, names):
 
 SYMMETRIC = {**families.SYMMETRIC, **families.DEFINITE}
 METHODS = {
-    "default": Method(idf.Implicit(), families.ALL, (2, 3, 5, 12, 12, 12, 30, 30, 60, 150)),
-    "definite": Method(idf.Implicit(positive_definite=True), families.DEFINITE, (2, 5, 12, 12, 30, 60, 150)),
+    "default": Method(idf.Implicit(), families.ALL, (2, 3, 5, 8, *[12] * 7, *[20] * 4, *[30] * 3, 60, 150)),
+    "definite": Method(
+        idf.Implicit(positive_definite=True), families.DEFINITE, (2, 5, *[12] * 6, *[20] * 4, *[30] * 3, 60, 150)
+    ),
     "symmetric": Method(idf.Implicit(symmetric=True), SYMMETRIC, (12,)),
     "GMRES": _named(krylov.GMRES(), families.ALL),
     "BiCGStab": _named(krylov.BiCGStab(), families.ALL),
@@ -148,7 +150,10 @@ def run(seed: int, seconds: float, only: int | None = None, most: int | None = N
     number = only or 0
     while number == only if only is not None else time.monotonic() < end:
         print(f"\rbatch {number} ", end="", file=sys.stderr, flush=True)
-        counted, wrong = batch(seed, number)
+        try:
+            counted, wrong = batch(seed, number)
+        except KeyboardInterrupt:
+            break
         tally.update(counted)
         for words in wrong:
             failed = 1
