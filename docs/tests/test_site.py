@@ -76,6 +76,8 @@ def test_page(name, context, address, anchors):
             assert page.locator("mjx-merror, [data-mjx-error]").count() == 0, "MathJax reports an error in a formula"
         sideways = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert sideways <= 0, f"at {width} pixels the page scrolls sideways by {sideways}"
+        left = page.evaluate("document.querySelector('main').getBoundingClientRect().left")
+        assert left >= 0, f"at {width} pixels the page begins {-left} pixels off the screen"
         broken = page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
         assert not broken, f"images that do not load: {broken}"
     assert not trouble
