@@ -51,15 +51,19 @@ def test_a_wrong_rule_in_F_is_found():
 
 @pytest.fixture
 def planted(monkeypatch):
-    """Put another rule in the place of the right one, and forget what was traced with either."""
+    """Put something else in the place of what is right, and forget what was traced with either."""
 
-    def plant(rule):
-        monkeypatch.setattr(Implicit, "tangent", rule)
+    def forget():
         jax.clear_caches()
+        run_systems.compiled.cache_clear()
+
+    def plant(rule, owner=Implicit, name="tangent"):
+        monkeypatch.setattr(owner, name, rule)
+        forget()
 
     yield plant
     monkeypatch.undo()
-    jax.clear_caches()
+    forget()
 
 
 def test_a_wrong_sign_in_the_library_is_found(planted):
@@ -79,12 +83,10 @@ def test_a_derivative_that_is_dropped_in_the_second_order_is_found(planted):
     assert all("-" in name or "third" in name for name in names)
 
 
-def test_systems_that_are_not_checked_are_found(monkeypatch):
+def test_systems_that_are_not_checked_are_found(monkeypatch, planted):
     monkeypatch.setitem(run_systems.METHODS, "default", run_systems.METHODS["default"]._replace(sizes=(8,)))
-    monkeypatch.setattr(_dense, "LARGEST_ERROR", np.inf)
-    run_systems.compiled.cache_clear()
+    planted(np.inf, _dense, "LARGEST_ERROR")
     _, wrong = run_systems.batch(0, 0, "default")
-    run_systems.compiled.cache_clear()
     assert any("forward" in words for words in wrong)
 
 
