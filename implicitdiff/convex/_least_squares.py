@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from .._dense import power_of_two
 from .._precision import full_precision
 from .._varying import fori_loop, while_loop
 
@@ -63,7 +64,7 @@ def equilibrate(A: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array
 
         def root(size: Array) -> Array:
             usable = (size > 0) & jnp.isfinite(size)
-            return jnp.exp2(-jnp.round(jnp.log2(jnp.where(usable, size, 1.0)) / 2))
+            return power_of_two(jnp.sqrt(jnp.where(usable, size, 1.0)))
 
         return rows * root(jnp.max(sizes, 1)), columns * root(jnp.max(sizes, 0))
 

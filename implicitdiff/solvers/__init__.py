@@ -3,6 +3,7 @@
 from .bisection import Bisection as Bisection
 from .block_coordinate_descent import BlockCoordinateDescent as BlockCoordinateDescent
 from .block_coordinate_descent import Composite as Composite
+from .broyden import Broyden as Broyden
 from .fixed_point import AndersonAcceleration as AndersonAcceleration
 from .fixed_point import FixedPointIteration as FixedPointIteration
 from .fixed_point import Newton as Newton

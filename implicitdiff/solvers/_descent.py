@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._varying import axes_of, while_loop
-from ._iterative import nothing_known
+from .._varying import axes_of
+from ._iterative import nothing_known, search_loop
 from ._state import State, Trace, judged, real_dtype, size
 
 # More than that, and there is no descent: f is unbounded below, or its gradient is not.
@@ -39,10 +39,10 @@ def begin(both: Callable, stepsize: Stepsize, init: PyTree) -> State:
 
 
 def advance(
-    both: Callable, value_of: Callable, prox: Callable, stepsize: Stepsize, accelerated: bool, tol: Any, x: PyTree,
-    state: State,
-) -> tuple[PyTree, State]:  # fmt: skip
-    """One step from y, and the next y; `prox(v, s)` may be the identity."""
+    solver: Any, both: Callable, value_of: Callable, prox: Callable, x: PyTree, state: State
+) -> tuple[PyTree, State]:
+    """One step from y of a solver with a step size, and the next y; `prox(v, s)` may be the identity."""
+    stepsize: Stepsize = solver.stepsize
     memory = state.memory
     y, dtype = memory.y, memory.stepsize.dtype
     value, gradient = both(y)
@@ -80,19 +80,22 @@ def advance(
 
         longer = memory.at_once | (state.iteration % EVERY == EVERY - 1)
         s = jnp.where(longer & (state.iteration > 0), 2.0, 1.0).astype(dtype) * memory.stepsize
-        s, new, halvings = while_loop(too_long, halved, (s, moved(s), 0))
+        s, new, halvings = search_loop(too_long, halved, (s, moved(s), jnp.int32(0)), HALVINGS, solver.unrolled)
         at_once = halvings == 0
     else:
         s = jnp.asarray(_given(stepsize, state.iteration), dtype)
         new, halvings, at_once = moved(s), 0, memory.at_once
     unproximal = add(y, -s, gradient)
     step = jax.tree.map(jnp.subtract, new, y)
+
     # A step that is lost in the rounding of y says nothing about the gradient.
-    residual = jax.tree.map(lambda d, g, v, a: jnp.where(v == a, g.astype(d.dtype), -d / s.astype(real_dtype(d))),
-                            step, gradient, unproximal, y)  # fmt: skip
+    def slope(d, g, v, a):
+        return jnp.where(v == a, g.astype(d.dtype), -d / s.astype(real_dtype(d)))
+
+    residual = jax.tree.map(slope, step, gradient, unproximal, y)
     error, trace = judged(memory.trace, y, residual, value, 1 / s if stepsize is None else None)
     error = jnp.where(halvings < HALVINGS, error, jnp.nan)
-    if accelerated:
+    if solver.accelerated:
         progress = jax.tree.map(jnp.subtract, new, x)
         uphill = inner(step, progress) < 0
         # With a step that became longer the momentum grows less (Scheinberg, Goldfarb, Bai 2014).
@@ -102,7 +105,7 @@ def advance(
         y = add(new, momentum, progress)
     else:
         y, t = new, memory.t
-    return new, State(state.iteration + 1, error, error <= tol, memory=Memory(s, y, t, at_once, trace))
+    return new, State(state.iteration + 1, error, error <= solver.tol, memory=Memory(s, y, t, at_once, trace))
 
 
 def add(x: PyTree, factor: Any, d: PyTree) -> PyTree:
@@ -128,17 +131,17 @@ def _curvature(both: Callable, x: PyTree) -> Array:
     """|grad f(x + d) - grad f(x)| / |d| for a short d downhill: at most the Lipschitz constant."""
     # Differentiable, for unrolled iterations: their step size depends on theta as well.
     value, g = both(x)
-    slope = _norm(g)
+    slope = norm(g)
     sizes = [jnp.abs(value) / jnp.where(slope > 0, slope, 1.0), size(lax.stop_gradient(x))]
     least, most = jnp.minimum(*sizes), jnp.maximum(*sizes)
     length = lax.stop_gradient(1e-3 * jnp.where(least > 0, least, jnp.where(most > 0, most, 1.0)))
     scale = length / jnp.where(slope > 0, slope, 1.0)
     moved = add(x, -scale, g)
-    change = _norm(jax.tree.map(jnp.subtract, both(moved)[1], g)) / length
+    change = norm(jax.tree.map(jnp.subtract, both(moved)[1], g)) / length
     return jnp.where((change > 0) & jnp.isfinite(change), change, 1.0)  # at a stationary point, and where it is NaN
 
 
-def _norm(tree: PyTree) -> Array:
+def norm(tree: PyTree) -> Array:
     # Its derivative at 0 is 0, so that unrolled iterations have one.
     squared = inner(tree, tree)
     return jnp.where(squared == 0, 0.0, jnp.sqrt(jnp.where(squared == 0, 1.0, squared)))

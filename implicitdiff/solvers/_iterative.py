@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,8 +110,13 @@ class IterativeSolver:
         condition = self.own_condition(state) if self.condition is None else self.condition
         return Result(attach(as_root(condition), x, args, kwargs, self.adjoint), state)
 
+    @property
+    def unrolled(self) -> bool:
+        """Whether the iterations themselves are differentiated."""
+        return isinstance(self.adjoint, Unrolled)
+
     def _unrolls(self) -> bool:
-        if not isinstance(self.adjoint, Unrolled):
+        if not self.unrolled:
             return False
         if self.progress or self.callback is not None or self.condition is not None:
             raise ValueError("Unrolled() differentiates the iterations: it takes no condition and shows no progress.")
@@ -155,6 +161,13 @@ class IterativeSolver:
         # A loop of fixed length: JAX has no reverse mode through a while_loop.
         x, state = lax.scan(body, start, None, length=self.maxiter)[0]
         return x, stop(self.finished(x, state, *args, **kwargs))
+
+
+def search_loop(cond: Callable, body: Callable, start: PyTree, steps: int, unrolled: bool) -> PyTree:
+    """The loop of a line search, of at most `steps`, inside of an iteration: differentiable in both modes if asked."""
+    if not unrolled:
+        return while_loop(cond, body, start)
+    return eqxi.while_loop(cond, body, start, max_steps=steps, kind="bounded")
 
 
 def check_positive(solver: str, name: str, value: Any) -> None:

@@ -80,7 +80,6 @@ class GradientDescent(ObjectiveSolver):
 
     def update(self, x: PyTree, state: State, *args: Any, **kwargs: Any) -> tuple[PyTree, State]:
         """One step from y, and the next y."""
-        return _descent.advance(
-            lambda x: self.objective.both(x, *args, **kwargs), lambda x: self.objective(x, *args, **kwargs),
-            lambda v, _: v, self.stepsize, self.accelerated, self.tol, x, state,
-        )  # fmt: skip
+        both = lambda x: self.objective.both(x, *args, **kwargs)  # noqa: E731
+        value_of = lambda x: self.objective(x, *args, **kwargs)  # noqa: E731
+        return _descent.advance(self, both, value_of, lambda v, _: v, x, state)

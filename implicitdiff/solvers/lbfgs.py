@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._varying import fori_loop, while_loop
+from .._varying import fori_loop
 from ..optimality._condition import Condition
-from ._iterative import nothing_known
+from . import _descent
+from ._iterative import nothing_known, search_loop
 from ._on_host import spread
 from ._scipy_minimum import condition as conditions_in_a_box
 from ._state import State, Trace, judged
@@ -83,8 +84,10 @@ class LBFGS(ObjectiveSolver):
         return Condition(F, "LBFGS", symmetric=True, is_root=True)
 
     def finished(self, x: PyTree, state: State, *args: Any, **kwargs: Any) -> State:
-        """The state with the value of f at x, and aux."""
-        return super().finished(x, state, *self._split(args)[0], **kwargs)
+        """The state with the value of f at x, which is known, and aux."""
+        if self.has_aux:
+            return super().finished(x, state, *self._split(args)[0], **kwargs)
+        return state._replace(value=state.memory.value)
 
     def _split(self, args: tuple) -> tuple[tuple, Any]:
         if not self.bounds:
@@ -134,13 +137,12 @@ class LBFGS(ObjectiveSolver):
         d = jnp.where(downhill, d, -reduced)
         slope = jnp.where(downhill, slope, -jnp.vdot(reduced, reduced))
         # Nothing is known of the curvature at first: a step of 1/10 the size of x, or of the value.
-        norm = jnp.sqrt(jnp.maximum(-slope, 0.0))
-        norm = jnp.where(norm > 0, norm, 1.0)
-        length = jnp.linalg.norm(at)
+        norm = jnp.sqrt(jnp.where(slope < 0, -slope, 1.0))
+        length = _descent.norm(at)
         first = jnp.where(length > 0, 0.1 * length / norm, jnp.abs(value) / norm**2)
         first = jnp.where((first > 0) & jnp.isfinite(first), first, 1.0)
         size = jnp.where(known, 1.0, first).astype(at.dtype)
-        new, new_value, new_g, ok = _search(both, at, value, g, d, slope, size, low, high)
+        new, new_value, new_g, ok = _search(both, at, value, g, d, slope, size, low, high, self.unrolled)
         s, y = new - at, new_g - g
         useful = ok & (jnp.vdot(s, y) > jnp.finfo(at.dtype).eps * jnp.linalg.norm(s) * jnp.linalg.norm(y))
         push = lambda rows, row: jnp.where(useful, jnp.roll(rows, -1, 0).at[-1].set(row), rows)  # noqa: E731
@@ -225,7 +227,7 @@ def _projected(x: Array, g: Array, S: Array, Y: Array, low: Array, high: Array) 
     return (x - jnp.clip(x - t * g, low, high)) / t
 
 
-def _search(both, x, value, g, d, slope, step, low, high):
+def _search(both, x, value, g, d, slope, step, low, high, unrolled):
     """A step a for which x + a d, projected onto the box, satisfies the (weak) Wolfe conditions; in a box the first.
 
     A bracket is bisected, as Lewis and Overton do (2013), with a quadratic model where it begins at zero. Where the
@@ -260,6 +262,7 @@ def _search(both, x, value, g, d, slope, step, low, high):
 
     zero, infinite = jnp.zeros((), x.dtype), jnp.asarray(jnp.inf, x.dtype)
     start = (jnp.int32(0), step, zero, infinite, (x, value, g), jnp.array(False))
-    _, _, bottom, _, found, done = while_loop(unfinished, body, start)
+    # The first step is mostly the last: a loop inside of the solver's costs as much as some evaluations of f.
+    _, _, bottom, _, found, done = search_loop(unfinished, body, body(start), TRIALS, unrolled)
     # A step that decreases f, though the slope is still steep, is better than none.
     return *found, done | ((bottom > 0) & (found[1] <= value))

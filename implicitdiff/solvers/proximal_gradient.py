@@ -65,10 +65,9 @@ class ProximalGradient(ObjectiveSolver):
 
     def update(self, x: PyTree, state: State, theta_f: Any = None, theta_g: Any = None) -> tuple[PyTree, State]:
         """One step from y, and the next y."""
-        return _descent.advance(
-            lambda x: self.objective.both(x, theta_f), lambda x: self.objective(x, theta_f),
-            lambda v, s: self.prox(v, theta_g, s), self.stepsize, self.accelerated, self.tol, x, state,
-        )  # fmt: skip
+        both = lambda x: self.objective.both(x, theta_f)  # noqa: E731
+        prox = lambda v, s: self.prox(v, theta_g, s)  # noqa: E731
+        return _descent.advance(self, both, lambda x: self.objective(x, theta_f), prox, x, state)
 
     def finished(self, x: PyTree, state: State, theta_f: Any = None, theta_g: Any = None) -> State:
         """The state with the value of f at x, and aux."""
@@ -113,10 +112,9 @@ class ProjectedGradient(ObjectiveSolver):
 
     def update(self, x: PyTree, state: State, theta_f: Any = None, theta_C: Any = None) -> tuple[PyTree, State]:
         """One step from y, and the next y."""
-        return _descent.advance(
-            lambda x: self.objective.both(x, theta_f), lambda x: self.objective(x, theta_f),
-            lambda v, _: self.projection(v, theta_C), self.stepsize, self.accelerated, self.tol, x, state,
-        )  # fmt: skip
+        both = lambda x: self.objective.both(x, theta_f)  # noqa: E731
+        prox = lambda v, _: self.projection(v, theta_C)  # noqa: E731
+        return _descent.advance(self, both, lambda x: self.objective(x, theta_f), prox, x, state)
 
     def finished(self, x: PyTree, state: State, theta_f: Any = None, theta_C: Any = None) -> State:
         """The state with the value of f at x, and aux."""
