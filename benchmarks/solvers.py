@@ -26,7 +26,7 @@ from ._report import Claim, Report, Table, relative_error, timing_rows
 ACCURACY = 1e-6
 MAXITER = 40_000
 # Seconds for one run of a method.
-PATIENCE = 8
+PATIENCE = 2
 OPTIONS = dict(maxiter=MAXITER, on_unconverged="ignore")
 
 

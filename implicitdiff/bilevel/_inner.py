@@ -14,12 +14,13 @@ from .._implicit import Implicit
 from .._program import name_of
 from ..optimality._condition import Condition
 from ..solvers._iterative import IterativeSolver
+from ..solvers.named import Named
 from ..solvers.optimistix import OptimistixSolver
 from ..solvers.scipy import ScipySolver
 from ..solvers.sklearn import SklearnSolver
 
 # Adapters of other libraries: `solved` returns x and its conditions.
-ADAPTERS = ScipySolver, OptimistixSolver, SklearnSolver
+ADAPTERS = ScipySolver, OptimistixSolver, Named, SklearnSolver
 
 
 class Solved(NamedTuple):

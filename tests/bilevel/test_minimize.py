@@ -160,8 +160,10 @@ def test_solvers_of_other_libraries():
     np.testing.assert_allclose(found.loss, np.mean(np.logaddexp(0, score) - yv * score), rtol=1e-6)
     assert found.loss < 0.8 * found.history.loss[0]
     closest = idf.solvers.scipy_minimize(lambda x, t: jnp.sum((x - 1) ** 2) + t * jnp.sum(x**2))  # x* = 1 / (1 + t)
-    found = minimize(lambda t, x: jnp.sum((x - 0.25) ** 2), closest, 1.0, x0=jnp.zeros(2), log=True, tol=1e-8)
-    np.testing.assert_allclose(found.theta, 3.0, rtol=1e-6)
+    residuals = lambda x, t: (x - 1, jnp.sqrt(t) * x)
+    for inner in (closest, idf.solvers.LevenbergMarquardt(residuals)):
+        found = minimize(lambda t, x: jnp.sum((x - 0.25) ** 2), inner, 1.0, x0=jnp.zeros(2), log=True, tol=1e-8)
+        np.testing.assert_allclose(found.theta, 3.0, rtol=1e-6)
 
 
 def test_projection_onto_a_simplex():
