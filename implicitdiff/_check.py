@@ -1,13 +1,11 @@
 """Whether a solution of A x = b is to be trusted, where A is known by products alone."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._failure import NOT_CONVERGED, Status, failed_if
 from ._largest import largest
-from ._varying import scattered
-from .krylov._cycle import LARGEST_GROWTH, Product, norm, rounding_unit
+from .krylov._cycle import LARGEST_GROWTH, Product, norm, rounding_unit, row_norms
 
 
 def check(product: Product, x: Array, b: Array, eps: float, rtol: float | None, atol: Array | float) -> Status:
@@ -30,13 +28,6 @@ def check(product: Product, x: Array, b: Array, eps: float, rtol: float | None, 
 def by_row(r: Array, rows: Array, x: Array, b: Array, eps: float) -> Array:
     """Whether each row of A x = b holds in its own scale."""
     return jnp.all(jnp.abs(r) <= eps**0.5 * (rows * norm(x) + jnp.abs(b)))
-
-
-def row_norms(product: Product, like: Array) -> Float[Array, "..."]:
-    """Estimates of the Euclidean norms of the rows of A, from products with two vectors without pattern."""
-    probes = jnp.stack([scattered(like, seed) for seed in (2, 3)])
-    # The variance of their entries is 1/3.
-    return jnp.sqrt(1.5 * jnp.sum(jax.vmap(product)(probes) ** 2, axis=0))
 
 
 def least_norm(rows: Array) -> Float[Array, ""]:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from . import _dense as dense
 from ._batching import batchable
-from ._check import by_row, check, least_norm, row_norms
+from ._check import by_row, check, least_norm
 from ._cost import operations
 from ._failure import NOT_CONVERGED, NOT_FINITE, OK, SINGULAR, OnFailure, Status, failed_if, first, settle
 from ._largest import largest
@@ -27,7 +27,7 @@ from ._space import RealSpace
 from ._varying import axes_of, varying, while_loop
 from .krylov import CG, MINRES, BiCGStab, Krylov
 from .krylov._composed import on_range
-from .krylov._cycle import Product, rounding_unit
+from .krylov._cycle import Product, rounding_unit, row_norms
 
 # Up to this size a factorisation is the fastest way, by far where many right-hand sides share it.
 DIRECT_SIZE = 400
@@ -172,7 +172,8 @@ class System:
             method = dataclasses.replace(method, rtol=rtol)
             if options.solver is None and options.preconditioner is None:
                 return self._automatic(method, transpose)
-            product, parts = self._acting(self.product, transpose), self._parts(method)
+            parts = self._parts(method)
+            product = self.product if parts else self._acting(self.product, transpose)
             return lambda b, atol: self._krylov(method, product, b, atol, transpose, parts)
         if isinstance(method, lx.AbstractLinearSolver):
             return self._lineax(method, transpose)
@@ -234,18 +235,25 @@ class System:
         """Solve by products alone, and check each row."""
         options, eps = self.options, self.space.eps
         method = dataclasses.replace(method, atol=atol)
-        precondition = None
+        precondition, cycle = None, None
         if options.preconditioner is not None:
             precondition = self._acting(self.on_arrays(options.preconditioner), transpose)
-        cycle = on_range(method, parts[0], parts[1], transpose) if parts else None
+        right = b
+        if parts:
+            W, M = parts
+            cycle = on_range(method, W, M)
+            # A' u = b with A = I - M W is solved by u = b + W y with A y = M b. Of a mirror map W may be huge where M
+            # is tiny. The residual of u is W times that of y, but u is only needed behind M, where y is as good.
+            right = M(b) if transpose else b
         # Reverse mode may have a right answer where A is singular; see `_columns`.
         probe = options.well_posed and not transpose
-        rows = row_norms(product, b)
-        found = method.solve(product, b, precondition, cycle, probe, least_norm(rows))
+        rows = row_norms(product, right)
+        found = method.solve(product, right, precondition, cycle, probe, least_norm(rows))
         converged = found.converged
         if method.rtol is None and isinstance(self.atol, float) and self.atol == 0:
-            converged = converged & by_row(b - product(found.x), rows, found.x, b, eps)
-        return Solution(found.x, failed_if(~converged, NOT_CONVERGED), found.steps)
+            converged = converged & by_row(right - product(found.x), rows, found.x, right, eps)
+        x = b + W(found.x) if parts and transpose else found.x
+        return Solution(x, failed_if(~converged, NOT_CONVERGED), found.steps)
 
     def _automatic(self, method: Krylov, transpose: bool) -> Callable[[Array, Array], Solution]:
         """A Krylov method, and a factorisation where it fails or many right-hand sides share the matrix."""
@@ -259,7 +267,8 @@ class System:
 
         def by_products(constants: list, b: Array, atol: Array) -> Solution:
             product, *parts = (m(c) for m, c in zip(maps, constants, strict=True))
-            return self._krylov(method, self._acting(product, transpose), b, atol, transpose, tuple(parts))
+            acting = product if parts else self._acting(product, transpose)
+            return self._krylov(method, acting, b, atol, transpose, tuple(parts))
 
         def by_factors(constants: list, bs: Array, decomposed: bool, shift: Array | int = 0) -> Solution:
             factors = dense.lu(form(maps[0](constants[0]), like, shift), self.space.eps)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg as spl
 
+import implicitdiff as idf
 from implicitdiff._varying import scattered
 from implicitdiff.krylov import CG, GMRES, MINRES, BiCGStab
 from implicitdiff.krylov.bicgstab import least
@@ -235,3 +236,23 @@ def test_gmres_where_digits_cancel(restart):
     assert found.converged
     assert found.steps <= 6
     np.testing.assert_allclose(found.x, np.linalg.solve(A, b), rtol=0, atol=1e-13)
+
+
+def test_conjugate_gradients_on_a_mirror_condition():
+    """Its matrix has 1/x in it; the solution on its support is that of a linear system."""
+    rng, n = np.random.default_rng(0), 40
+    X = rng.standard_normal((60, n))
+    H = X.T @ X / 60
+    support = np.arange(n) < 15
+    x = np.zeros(n)
+    x[support] = np.geomspace(1e-5, 1, 15)
+    x = x / x.sum()
+    b = H @ x - ~support * rng.uniform(0.5, 2, n)  # x minimises x'Hx/2 - b'x on the simplex
+    T = idf.optimality.mirror_descent(lambda x, b: x @ H @ x / 2 - b @ x, idf.mirror.simplex, idf.mirror.log, 0.2)
+    f = lambda b: idf.implicit_fixed_point(T, x, b, None, adjoint=idf.Implicit(linear_solver=CG(max_steps=5000)))
+    system = np.block([[H[:15, :15], np.ones((15, 1))], [np.ones((1, 15)), np.zeros((1, 1))]])
+    expected = np.zeros((n, n))
+    expected[:15, :15] = np.linalg.inv(system)[:15, :15]
+    v = rng.standard_normal(n)
+    np.testing.assert_allclose(jax.jit(lambda b: jax.vjp(f, b)[1](v)[0])(b), v @ expected, atol=1e-8)
+    np.testing.assert_allclose(jax.jit(lambda b: jax.jvp(f, (b,), (v,))[1])(b), expected @ v, atol=1e-8)

@@ -5,7 +5,7 @@ b - A x. `refine` therefore runs the method in cycles: each cycle solves for a c
 is computed, and only the true residual decides whether the solve succeeded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
 
 import jax
@@ -56,6 +56,13 @@ def dots(*pairs: tuple[Array, Array]) -> list[Array]:
 def norm(x: Array) -> Array:
     """The Euclidean norm."""
     return jnp.sqrt(dot(x, x))
+
+
+def row_norms(product: Product, like: Array, seeds: Sequence[int] = (2, 3)) -> Array:
+    """Estimates of the Euclidean norms of the rows of A, from products with vectors without pattern."""
+    probes = jnp.stack([scattered(like, seed) for seed in seeds])
+    # The variance of their entries is 1/3.
+    return jnp.sqrt(3 / len(seeds) * jnp.sum(jax.vmap(product)(probes) ** 2, axis=0))
 
 
 class Cycle(NamedTuple):

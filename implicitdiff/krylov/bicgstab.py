@@ -53,7 +53,8 @@ class BiCGStab(Krylov):
                 moved = M(rs[j])
                 rs.append(product(moved))
                 if precondition is not None:
-                    sizes.append(dots((rs[j + 1], rs[j + 1]), (moved, moved)))
+                    after, before = dots((rs[j + 1], rs[j + 1]), (moved, moved))
+                    sizes.append((after, before))
             below = [(i, j) for i in range(self.length + 1) for j in range(i + 1)]
             products_of = dict(zip(below, dots(*((rs[i], rs[j]) for i, j in below)), strict=True))
             gram = [[products_of[i, j] for j in range(i + 1)] for i in range(self.length + 1)]
