@@ -51,7 +51,8 @@ class Implicit(Adjoint):
             with True, the default, it is NaN. With False it is the x_dot of least norm that satisfies
             A x_dot + B theta_dot = 0, and NaN where none does; beyond 1,000 unknowns A must be symmetric. Reverse mode
             needs no choice: where the output does not depend on the gauge (a translation of all points, a common shift
-            of logits), its gradient is unique, and where it does, the gradient is NaN.
+            of logits), its gradient is unique, and where it does, the gradient is NaN. Only a Krylov method chosen by
+            name, which cannot tell a gauge from an ill-conditioned A, gives NaN there as well, unless this is False.
     """
 
     linear_solver: lx.AbstractLinearSolver | Callable | None = None

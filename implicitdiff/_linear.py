@@ -245,8 +245,9 @@ class System:
             # A' u = b with A = I - M W is solved by u = b + W y with A y = M b. Of a mirror map W may be huge where M
             # is tiny. The residual of u is W times that of y, but u is only needed behind M, where y is as good.
             right = M(b) if transpose else b
-        # Reverse mode may have a right answer where A is singular; see `_columns`.
-        probe = options.well_posed and not transpose
+        # Reverse mode may have a right answer where A is singular, see `_columns`. But where unknowns are few, as they
+        # may be for a method by name, an ill-conditioned A is also solved to a small residual, and looks like a gauge.
+        probe = options.well_posed and (not transpose or options.solver is not None)
         rows = row_norms(product, right)
         found = method.solve(product, right, precondition, cycle, probe, least_norm(rows))
         converged = found.converged
