@@ -82,7 +82,8 @@ def competitors(problem: Problem, iterations: int) -> dict[str, Callable]:
         return idf.custom_root(stationary, adjoint=adjoint)(scan())
 
     def gradient_descent(adjoint):
-        solver = idf.solvers.GradientDescent(energy, accelerated=False, adjoint=adjoint, **options)
+        rest = options | dict(adjoint=adjoint, on_unconverged="ignore")
+        solver = idf.solvers.GradientDescent(energy, accelerated=False, **rest)
         return lambda *args: solver.run(*args)[0]
 
     def with_jaxopt(implicit):

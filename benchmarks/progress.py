@@ -23,7 +23,7 @@ def measure(quick: bool) -> Report:
 
     def run(progress: bool):
         # With tol=0 all steps are taken, both with and without the bar.
-        solver = idf.solvers.GradientDescent(f, 0.1, maxiter=steps, tol=0.0, progress=progress)
+        solver = idf.solvers.GradientDescent(f, 0.1, maxiter=steps, tol=0.0, on_unconverged="ignore", progress=progress)
         jitted = jax.jit(lambda x: solver.run(x, 1e-3)[0])
 
         def call():

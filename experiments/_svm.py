@@ -102,7 +102,7 @@ def condition(name: str, data: Data, shifted: bool = False) -> Callable:
 
 def solver(name: str, data: Data, steps: int, adjoint: Any, of: Callable | None = None):
     """A solver that makes exactly this number of steps, because tol is 0."""
-    options = dict(maxiter=steps, tol=0.0, adjoint=adjoint, condition=of)
+    options = dict(maxiter=steps, tol=0.0, on_unconverged="ignore", adjoint=adjoint, condition=of)
     if name == MIRROR:
         # The step sizes of the paper.
         size = lambda i: 1 / jnp.sqrt(jnp.maximum(i - 99.0, 1.0))  # noqa: E731
@@ -114,7 +114,7 @@ def solver(name: str, data: Data, steps: int, adjoint: Any, of: Callable | None 
     # Blocks are rows. The linear term goes into the proximal operator, so that the rest is a function of X'x.
     squares = idf.solvers.Composite(lambda u, _: 0.5 * jnp.sum((data.X.T @ data.Y - u) ** 2), data.X.T)
     prox = lambda v, cost, scaling: idf.projection.simplex(v - scaling * cost)  # noqa: E731
-    return idf.solvers.BlockCoordinateDescent(squares, prox, **options)
+    return idf.solvers.BlockCoordinateDescent(squares, prox, per_block=True, **options)
 
 
 def arguments(name: str, theta, data: Data) -> tuple:
