@@ -108,7 +108,10 @@ class _Reader:
         return [_join([index, *results]) for results in zip(*branches, strict=True)]
 
     def _scan(self, params: dict[str, Any], inputs: list[Value]) -> list[Value]:
-        consts, carried = params["num_consts"], params["num_carry"]
+        if "ft_in" in params:  # JAX from 0.12 on
+            consts, carried, _ = (len(list(part)) for part in params["ft_in"].unpack())
+        else:
+            consts, carried = params["num_consts"], params["num_carry"]
         fixed, carry, xs = inputs[:consts], inputs[consts : consts + carried], inputs[consts + carried :]
         body = params["jaxpr"]
         while True:
