@@ -53,7 +53,7 @@ VERDICTS = {
     "singular": (
         "The Jacobian of F in x is singular: the solution is not unique.",
         "Regularise (a ridge), fix the gauge, or drop redundant equations or constraints. If any derivative of the set "
-        "of solutions will do, use a least-squares linear solver.",
+        "of solutions will do, use Implicit(well_posed=False).",
     ),
     "ill-conditioned": (
         "The Jacobian of F in x is so ill-conditioned that rounding errors show in the derivative.",
