@@ -175,7 +175,8 @@ def solve_columns(
         """Whether |A^-1| w <= limits, from solutions for w with signs that follow no pattern."""
         signs = jnp.sign(scattered(jnp.broadcast_to(w[:, None], (n, PROBES))))
         moved = factors.solve(w[:, None] * signs, transpose)
-        return jnp.all(MARGIN * jnp.sqrt(jnp.mean(moved**2, axis=1)) <= limits)
+        # Relative to the limits, or the squares would leave the range of float32 where A is in small units.
+        return jnp.all(MARGIN**2 * jnp.mean((moved / limits[:, None]) ** 2, axis=1) <= 1)
 
     if isinstance(factors, Inverse):
         inverse = factors.inverse.T if transpose else factors.inverse

@@ -115,6 +115,21 @@ def test_right_hand_sides_of_any_size(dtype):
             np.testing.assert_allclose(got / scales[:, None], np.tile(x, (6, 1)), rtol=50 * np.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("n", [10, 150])
+def test_matrices_in_any_units(n):
+    """The bound of the error beyond the size of the inverse squared numbers that left the range of float32."""
+    G = np.random.default_rng(0).standard_normal((n, n))
+    A, b, scales = (G @ G.T / n + np.eye(n)).astype(np.float32), jnp.ones(n, np.float32), np.float32([1e-30, 1, 1e30])
+    want = np.linalg.solve(A.astype(float), np.ones(n))
+
+    def products(s):
+        f = lambda b: idf.implicit_root(lambda x, b: s * A @ x - b, jnp.zeros(n, np.float32), b)
+        return jax.jvp(f, (b,), (s * b,))[1], jax.vjp(f, b)[1](s * b)[0]
+
+    for got in jax.jit(jax.vmap(products))(scales):
+        np.testing.assert_allclose(got, np.tile(want, (3, 1)), rtol=1e-3)
+
+
 def gram(X):
     return X.T @ X
 
