@@ -14,7 +14,6 @@ from .._adjoint import Adjoint
 from .._dense import cholesky, lu
 from .._failure import OK
 from .._implicit import Implicit
-from .._largest import largest
 from .._linear import examine, method_of
 from .._linearised import Linearised, compiled
 from .._program import name_of
@@ -22,7 +21,7 @@ from .._space import RealSpace
 from ..krylov import Krylov
 from . import _spectrum as spectrum
 from ._finite_differences import Comparison, compare
-from ._kinks import nearest_kink
+from ._kinks import at_once, nearest_kink, scale_of, vanishes
 from .bound import smallest
 from .estimate import estimated
 
@@ -232,7 +231,7 @@ def diagnose(
         kink=found["kink"],
         comparison=comparison,
     )
-    return dataclasses.replace(diagnosis, verdict=_verdict(diagnosis, found["scale"], found["eps"], found["converged"]))
+    return dataclasses.replace(diagnosis, verdict=_verdict(diagnosis, found))
 
 
 def _measured(here: Linearised) -> tuple[dict, str]:
@@ -260,7 +259,8 @@ def _measured(here: Linearised) -> tuple[dict, str]:
     return dict(
         residual=estimate.residual,
         norm=norm(x),
-        scale=largest(x),
+        scale=scale_of(x),
+        vanishes=vanishes(here),
         eps=eps,
         distance=estimate.distance,
         error=jnp.where(estimate.norm > 0, estimate.error / estimate.norm, (estimate.error > 0) * 1.0),
@@ -275,26 +275,29 @@ def _measured(here: Linearised) -> tuple[dict, str]:
     ), {lu: "LU", cholesky: "Cholesky"}.get(method) or name_of(method)
 
 
-def _verdict(found: Diagnosis, scale: float, eps: float, converged: bool) -> str:
+def _verdict(found: Diagnosis, measured: dict[str, Any]) -> str:
     """The verdict. The most basic fault comes first, because it makes the measurements after it doubtful."""
+    eps = measured["eps"]
     numbers = (found.residual, found.norm, found.largest)
     if not all(map(math.isfinite, numbers)):
         return "not finite"
     entry_distance = found.distance if math.isfinite(found.distance) else math.inf
-    at_kink = found.kink <= max(1e-6 * scale, MARGIN * entry_distance)
+    nearby = at_once(eps) * measured["scale"]
+    at_kink = found.kink <= max(nearby, MARGIN * entry_distance)
     singular = not found.condition_number * eps < ACCEPTED_ERROR / 4
     far = not found.distance <= 0.1 * found.norm
     if singular:
-        if found.kink <= 1e-6 * scale:
+        if found.kink <= nearby:
             return "kink"
         # Because of rounding, the smallest singular value of a singular matrix is about n eps.
         return "singular" if found.condition_number * eps > 1 / (10 * found.size) else "ill-conditioned"
     if far and found.residual > 0 and found.norm > 0:
-        return "wrong F"
+        # The one entry of a 1 x 1 matrix has nothing beside it that it could be small to.
+        return "singular" if measured["vanishes"] else "wrong F"
     inaccurate = not found.error * MARGIN <= ACCEPTED_ERROR
     if inaccurate and at_kink and found.distance <= 1e-6 * found.norm:
         return "kink"
-    if not converged:  # the estimated error counts what the linear solve leaves, so this comes before it
+    if not measured["converged"]:  # the estimated error counts what the linear solve leaves, so this comes before it
         return "ill-conditioned" if found.condition_number * eps > 1e-5 else "linear solve"
     if inaccurate:
         return "stopped early"

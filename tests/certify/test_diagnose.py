@@ -109,6 +109,25 @@ def test_kinks():
     assert (report.verdict, report.kink) == ("fine", 0.5)
 
 
+def van_der_waals(V, P, T):
+    return P - 8 * T / (3 * V - 1) + 3 / V**2
+
+
+def test_smooth_critical_point_is_singular_and_no_kink():
+    double, single = jnp.float64, jnp.float32
+    for G, x, verdict, unit, dtype in (
+        (lambda V: van_der_waals(V, 1.0, 1.0), 1.0, "singular", 1.0, double),
+        (lambda V: van_der_waals(V, 1.0, 1.0), 1.0, "singular", 1e-9, single),
+        (lambda V: van_der_waals(V / 7, 1.0, 1.0), 7.0, "singular", 1e9, double),  # the derivative is noise, not 0
+        (lambda x: 4 * (x - 3) ** 3, 3.0, "singular", 1e-9, double),
+        (lambda x: jnp.cos(x) - 1, 0.0, "singular", 1.0, double),
+        (lambda x: jax.nn.relu(x - 1), 1.0, "kink", 1e-9, double),
+        (lambda x: x + jnp.abs(x) / 2, 0.0, "kink", 1e9, single),
+    ):
+        found = diagnose(lambda x, t, G=G, unit=unit: unit * (G(x) - t), jnp.asarray(x, dtype), jnp.asarray(0, dtype))
+        assert found.verdict == verdict
+
+
 def test_degenerate_convex_programs():
     cones = [idf.convex.NonNegative(3)]
     F = idf.optimality.conic_normal_map(cones)
