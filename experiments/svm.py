@@ -63,8 +63,8 @@ class Sizes(NamedTuple):
     not_unrolled: tuple[int, ...] = (5000, 7500)
 
 
-# The numbers of steps of the paper, for a GPU. Block coordinate descent is left out: its steps through 700 blocks, one after
-# the other, leave a GPU idle. JAXopt's loop would need 70 GB at p = 10,000.
+# The numbers of steps of the paper, for a GPU. Block coordinate descent is left out: its steps through 700 blocks, one
+# after the other, leave a GPU idle. JAXopt's loop would need 70 GB at p = 10,000.
 PAPER = Sizes(
     p=(100, 1000, 10_000),
     p_pairs=(1000,),

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from . import projection as projection
     from . import prox as prox
     from . import solvers as solvers
+    from . import sparse as sparse
 
 # They come when first asked for: with what they stand on (Optax, SciPy) they would double the time of the import.
-_PACKAGES = ("bilevel", "certify", "convex", "mirror", "optimality", "projection", "prox", "solvers")
+_PACKAGES = ("bilevel", "certify", "convex", "mirror", "optimality", "projection", "prox", "solvers", "sparse")
 
 
 def __getattr__(name: str):

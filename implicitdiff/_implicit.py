@@ -17,6 +17,7 @@ from ._failure import NOT_A_ROOT, OnFailure, failed_if, settle
 from ._largest import largest
 from ._linear import LinearOptions, solve
 from ._program import Program, as_operand
+from ._structured import Structured, StructuredPreconditioner, StructuredSolver, located
 from ._traced import Traced
 
 Leaves = Sequence[Array]
@@ -30,12 +31,12 @@ class Implicit(Adjoint):
         linear_solver: how to solve A u = b with A = dF/dx or its transpose. None chooses: small systems are formed
             and factorised, large ones solved by CG, MINRES or BiCGStab, whichever fits what is known of A, and formed
             after all where that does not converge and memory allows. Otherwise any `lineax` solver (also
-            `implicitdiff.krylov.CG`, `MINRES`, `BiCGStab`, `GMRES`), or a callable `(matvec, b) -> x` on pytrees
-            like x.
+            `implicitdiff.krylov.CG`, `MINRES`, `BiCGStab`, `GMRES`), one of `implicitdiff.sparse` (`LU`, `Banded`,
+            `ILU` and other preconditioners), or a callable `(matvec, b) -> x` on pytrees like x.
         symmetric: whether A is symmetric; None takes what the condition says of itself.
         positive_definite: whether A is symmetric positive definite; None as above.
-        preconditioner: callable `v -> M v` with M linear and close to the inverse of A, on pytrees like x. Makes
-            the automatic choice a Krylov method.
+        preconditioner: callable `v -> M v` with M linear and close to the inverse of A, on pytrees like x, or one of
+            `implicitdiff.sparse`. Makes the automatic choice a Krylov method.
         rtol: the linear solve has converged when ||b - A u|| <= max(rtol ||b||, atol). The default asks for the
             precision of the dtype; for a callable it is sqrt(eps).
         atol: see rtol.
@@ -55,10 +56,10 @@ class Implicit(Adjoint):
             name, which cannot tell a gauge from an ill-conditioned A, gives NaN there as well, unless this is False.
     """
 
-    linear_solver: lx.AbstractLinearSolver | Callable | None = None
+    linear_solver: lx.AbstractLinearSolver | Structured | Callable | None = None
     symmetric: bool | None = None
     positive_definite: bool | None = None
-    preconditioner: Callable | None = None
+    preconditioner: StructuredPreconditioner | Callable | None = None
     rtol: float | None = None
     atol: float | None = None
     on_failure: OnFailure = "nan"
@@ -72,7 +73,7 @@ class Implicit(Adjoint):
         if (
             self.linear_solver is not None
             and not callable(self.linear_solver)
-            and not isinstance(self.linear_solver, Traced)
+            and not isinstance(self.linear_solver, Traced | StructuredSolver | StructuredPreconditioner)
         ):
             if not isinstance(self.linear_solver, lx.AbstractLinearSolver):
                 raise TypeError(
@@ -81,6 +82,10 @@ class Implicit(Adjoint):
                 )
         elif inspect.isclass(self.linear_solver):
             raise TypeError(f"linear_solver must be an instance, found the class {self.linear_solver.__name__}.")
+        if isinstance(self.linear_solver, StructuredPreconditioner) and self.preconditioner is not None:
+            raise ValueError(
+                f"{self.linear_solver} is itself a preconditioner; as a linear solver it takes no other one beside it."
+            )
         if not isinstance(self.polish, int) or self.polish < 0:
             raise ValueError(f"polish must be a number of Newton steps, 0 or more, found {self.polish!r}.")
         for name in ("rtol", "atol", "residual_tol"):
@@ -91,7 +96,7 @@ class Implicit(Adjoint):
     @property
     def reusable(self) -> bool:
         """Whether equal adjoints compute the same: so do those without functions of the user's, or with traced ones."""
-        functions = [self.preconditioner]
+        functions: list[Any] = [self.preconditioner]
         if not isinstance(self.linear_solver, lx.AbstractLinearSolver):
             functions.append(self.linear_solver)
         return all(f is None or getattr(f, "reusable", False) for f in functions) and super().reusable
@@ -109,18 +114,18 @@ class Implicit(Adjoint):
         """The same with the user's functions traced, and the arrays that these read."""
         tree, x, theta = program.x_tree, list(x), list(theta)
         arrays: list[Array] = []
-        solver: Any = self.linear_solver
-        M: Any = self.preconditioner
+        solver: Any = located(self.linear_solver, program, x, theta)
+        M: Any = located(self.preconditioner, program, x, theta)
 
         def with_program(call: Callable, *like: Any) -> Program:
             closed = jax.make_jaxpr(call)(*like)
             arrays.extend(map(as_operand, closed.consts))
             return Program(closed.jaxpr, tree, derivatives=False)
 
-        if M is not None:
+        if M is not None and not isinstance(M, Structured):
             precondition = M
             M = Traced(with_program(lambda v: tree.flatten_up_to(precondition(tree.unflatten(v))), x))
-        if solver is not None and not isinstance(solver, lx.AbstractLinearSolver):
+        if solver is not None and not isinstance(solver, lx.AbstractLinearSolver | Structured):
             user = solver
 
             def solved(transpose: bool, x: list, theta: list, b: list) -> list[Array]:
@@ -189,6 +194,8 @@ class Implicit(Adjoint):
             solver = solver.with_operands(tree, list(x), list(theta))
         if isinstance(M, Traced):
             M = M.with_operands(tree)[0]
+        if isinstance(solver, StructuredPreconditioner):
+            solver, M = None, solver
         return on_trees(program.product_of(maps), tree), LinearOptions(
             solver=solver,
             symmetric=bool(self.symmetric),

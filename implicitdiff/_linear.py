@@ -24,6 +24,7 @@ from ._failure import NOT_CONVERGED, NOT_FINITE, OK, SINGULAR, OnFailure, Status
 from ._largest import largest
 from ._precision import full_precision
 from ._space import RealSpace
+from ._structured import StructuredPreconditioner, StructuredSolver
 from ._varying import axes_of, varying, while_loop
 from .krylov import CG, MINRES, BiCGStab, Krylov
 from .krylov._composed import on_range
@@ -42,10 +43,10 @@ SVD_SIZE = 1000
 class LinearOptions(NamedTuple):
     """What is asked of a linear solve; see `Implicit` for the meaning of each."""
 
-    solver: lx.AbstractLinearSolver | Callable | None = None
+    solver: lx.AbstractLinearSolver | StructuredSolver | Callable | None = None
     symmetric: bool = False
     positive_definite: bool = False
-    preconditioner: Callable | None = None
+    preconditioner: StructuredPreconditioner | Callable | None = None
     rtol: float | None = None
     atol: float | Array | None = None
     on_failure: OnFailure = "nan"
@@ -129,6 +130,9 @@ def method_of(size: int, options: LinearOptions) -> Any:
             return dense.lu
         if options.parts is not None:
             return CG()
+    M = options.preconditioner
+    if isinstance(M, StructuredPreconditioner) and not M.symmetric:
+        return BiCGStab()
     return CG() if definite else MINRES() if options.symmetric else BiCGStab()
 
 
@@ -162,6 +166,8 @@ class System:
 
     def _strategy(self, transpose: bool) -> Callable[[Array, Array], Solution]:
         method, options = self.method, self.options
+        if isinstance(method, StructuredSolver):
+            return method.strategy(self, transpose)
         if method in (dense.lu, dense.cholesky):
             return self._direct(transpose)
         if isinstance(method, Krylov):
@@ -182,6 +188,13 @@ class System:
     def _acting(self, product: Product, transpose: bool) -> Product:
         """The product, or that of the transpose."""
         return (lambda v: jax.linear_transpose(product, self.right)(v)[0]) if transpose else product
+
+    def _precondition(self, transpose: bool) -> Product:
+        """The preconditioner, or its transpose, on arrays."""
+        M = self.options.preconditioner
+        if isinstance(M, StructuredPreconditioner):
+            return M.inverse(self, transpose)
+        return self._acting(self.on_arrays(M), transpose)
 
     def _parts(self, method: Krylov) -> tuple[Product, ...]:
         """The products with W and M where A = I - M W, for the methods that make use of them."""
@@ -237,7 +250,7 @@ class System:
         method = dataclasses.replace(method, atol=atol)
         precondition, cycle = None, None
         if options.preconditioner is not None:
-            precondition = self._acting(self.on_arrays(options.preconditioner), transpose)
+            precondition = self._precondition(transpose)
         right = b
         if parts:
             W, M = parts
@@ -322,7 +335,7 @@ class System:
         product = self._acting(self.product, transpose)
         settings = {}
         if options.preconditioner is not None:
-            precondition = self._acting(self.on_arrays(options.preconditioner), transpose)
+            precondition = self._precondition(transpose)
             settings["preconditioner"] = lx.FunctionLinearOperator(precondition, structure, tags)
         # Lineax bounds the residual it has updated on the way, entry by entry, by atol + rtol |b_i|: leave room for the
         # number of entries and for the drift of that residual from the true one.

@@ -236,8 +236,11 @@ def key_or_none(jaxprs: Sequence[jex.Jaxpr], derivatives: bool) -> Hashable | No
 
 
 def as_operand(constant: Any) -> Array:
-    """A constant of a trace as an array."""
-    return constant if isinstance(constant, jax.core.Tracer) else jnp.asarray(constant)
+    """A constant of a trace as an array, whose value stays known under `jit`."""
+    if isinstance(constant, jax.core.Tracer):
+        return constant
+    with jax.ensure_compile_time_eval():
+        return jnp.asarray(constant)
 
 
 def placed(values: Sequence, places: Sequence[int], others: Sequence) -> list:

@@ -82,6 +82,27 @@ class _Batch:
         return batched(list(x), list(theta), list(theta_dot))
 
 
+def depending(operands: Sequence[Array], shape: tuple[int, ...], dtype: Any) -> Array:
+    """An array that depends on every inexact number of the operands: for finding out what depends on what."""
+    parts = [part for leaf in operands if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+             for part in ((jnp.real(leaf), jnp.imag(leaf)) if jnp.iscomplexobj(leaf) else (leaf,))]  # fmt: skip
+    total = sum((jnp.sum(part).astype(jnp.finfo(dtype).dtype) for part in parts), jnp.zeros((), jnp.finfo(dtype).dtype))
+    whole = lax.complex(total, total) if jnp.issubdtype(dtype, jnp.complexfloating) else total
+    return jnp.broadcast_to(whole, shape)
+
+
+def dependence(operands: Sequence[Array], *, rule: Rule, values: int) -> list[Array]:
+    """Values with a rule replaced by arrays that depend on what the values depend on: on all of theta, lane by lane."""
+    x, theta = operands[:values], list(operands[values:])
+    if not isinstance(rule, _Batch):
+        return [depending(theta, leaf.shape, leaf.dtype) for leaf in x]
+
+    def lane(x: list, theta: list) -> list[Array]:
+        return dependence([*x, *theta], rule=rule.rule, values=values)
+
+    return jax.vmap(lane, in_axes=(0, list(rule.axes)), axis_size=rule.size)(list(x), theta)
+
+
 def _jvp(primals, tangents, *, rule, values):
     """The tangents of the operands x have no part in it: x is what the rule says."""
     x, theta = bind(rule, primals[:values], primals[values:]), list(primals[values:])

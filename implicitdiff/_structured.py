@@ -1,0 +1,46 @@
+"""Linear solvers and preconditioners that know where the entries of A are: what `implicitdiff.sparse` is made of."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from jaxtyping import Array
+
+if TYPE_CHECKING:
+    from ._linear import Solution, System
+    from ._program import Program
+
+
+class Structured:
+    """Something that needs more of A than its products. Subclasses are frozen dataclasses, equal by value."""
+
+    # Two that are equal compute the same, so that what one has compiled serves the other.
+    reusable: ClassVar[bool] = True
+
+    def located(self, program: "Program", x: Sequence[Array], theta: Sequence[Array]) -> Self:
+        """The same for the conditions of a program, of which integers among theta may still be known here."""
+        del program, x, theta
+        return self
+
+
+class StructuredSolver(Structured):
+    """A linear solver that knows where the entries of A are."""
+
+    def strategy(self, system: "System", transpose: bool) -> Callable[[Array, Array], "Solution"]:
+        """The function (b, atol) -> solution of A x = b, or of A' x = b."""
+        raise NotImplementedError
+
+
+class StructuredPreconditioner(Structured):
+    """An approximate inverse of A that is made of the entries of A; as a linear solver, a Krylov method with it."""
+
+    # Whether it is symmetric positive definite where A is, as CG and MINRES ask of it.
+    symmetric: ClassVar[bool] = False
+
+    def inverse(self, system: "System", transpose: bool) -> Callable[[Array], Array]:
+        """The function v -> M v with M close to A^-1, or that of the transpose."""
+        raise NotImplementedError
+
+
+def located(solver: Any, program: "Program", x: Sequence[Array], theta: Sequence[Array]) -> Any:
+    """A linear solver or preconditioner, told of the program if it asks for that."""
+    return solver.located(program, x, theta) if isinstance(solver, Structured) else solver

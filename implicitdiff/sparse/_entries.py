@@ -1,0 +1,63 @@
+"""The entries of A, from products with A and A'."""
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from .._varying import scattered
+
+if TYPE_CHECKING:
+    from .._linear import System
+    from ._pattern import Pattern
+
+# Beyond so many numbers the products are made one after the other, in the memory of one.
+AT_ONCE = 2**25
+# More products than this, in numbers, would not fit into memory.
+LARGEST = 2**29
+
+
+def products(system: "System", pattern: "Pattern") -> Array:
+    """The products that show all entries, (products, n): first those with A, then those with A'.
+
+    Raises:
+        ValueError: the pattern is of another size, or has no colouring with few colours.
+    """
+    n, colours = system.space.size, pattern.colours
+    if pattern.n != n:
+        raise ValueError(f"The pattern is of {pattern.n} unknowns, but x has {n} (a complex one counts as two).")
+    if colours.products * n > LARGEST or (n > 2000 and colours.products > n // 4):
+        raise ValueError(
+            f"The Jacobian, {pattern}, is not sparse enough: to read its entries takes {colours.products} products "
+            "with it. Use a method that only multiplies with it: linear_solver=None, or one of implicitdiff.krylov. If "
+            "you know of fewer entries, give them: pattern=. Where integer arrays that steer F, such as the indices of "
+            "a mesh, are arguments of a function under jit, their values are not known: find the pattern outside of "
+            "it, by implicitdiff.sparse.pattern(F, x, *args), and pass it."
+        )
+    like = system.right
+
+    def many(product, colours: np.ndarray, count: int) -> Array:
+        # Behind a barrier, or XLA would compute these vectors when it compiles.
+        colour = lax.optimization_barrier(jnp.asarray(colours))
+
+        def one(c):
+            return product((colour == c).astype(like.dtype).reshape(like.shape)).ravel()
+
+        each = jnp.arange(count, dtype=jnp.int32)
+        return jax.vmap(one)(each) if count * n <= AT_ONCE else lax.map(one, each)
+
+    parts = []
+    if colours.forward:
+        parts.append(many(system.product, colours.columns, colours.forward))
+    if colours.reverse:
+        parts.append(many(lambda v: jax.linear_transpose(system.product, like)(v)[0], colours.rows, colours.reverse))
+    shown = jnp.concatenate(parts) if parts else jnp.zeros((0, n), like.dtype)
+    return lax.stop_gradient(shown)
+
+
+def probe(like: Array, sizes: Array) -> Array:
+    """A vector without a pattern, of which A makes rows in which every column counts: sizes are those of the
+    columns.""" return (scattered(like) * sizes.reshape(like.shape)).astype(like.dtype)
