@@ -59,5 +59,5 @@ def products(system: "System", pattern: "Pattern") -> Array:
 
 
 def probe(like: Array, sizes: Array) -> Array:
-    """A vector without a pattern, of which A makes rows in which every column counts: sizes are those of the
-    columns.""" return (scattered(like) * sizes.reshape(like.shape)).astype(like.dtype)
+    """A vector without a pattern, scaled by `sizes` so that each column of A counts in the product with it."""
+    return (scattered(like) * sizes.reshape(like.shape)).astype(like.dtype)
