@@ -12,10 +12,13 @@ is that of M. The transposed system leads to the same one: A' u = r is solved by
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._cycle import Cycle, Krylov, Product, row_norms
+from .._largest import largest
+from .._varying import scattered
+from ._cycle import Cycle, Krylov, Product
 
 
 def on_range(method: Krylov, W: Product, M: Product) -> Callable[..., Cycle]:
@@ -26,11 +29,21 @@ def on_range(method: Krylov, W: Product, M: Product) -> Callable[..., Cycle]:
 
     def cycle(product: Product, r: Array, goal, budget, precondition: Product | None) -> Cycle:
         del product, precondition
-        # The rows of S are about as long as those of M: on the simplex, as x.
-        rows = row_norms(M, r, range(4, 12))
-        scale = jnp.max(rows) / jnp.where(rows > 0, rows, jnp.max(rows))
-        scale = jnp.where(scale < 10, 1, scale)
-        step = method.cycle(S, M(W(r)), goal, budget, lambda v: scale * v)
-        return step._replace(correction=r + M(step.correction))
+        # Rows of S are about as long as those of M. On the simplex, where x is tiny, so are they, and rows of W, which
+        # holds the second derivative 1 / x of the mirror map, are as long as those are short: then W tells better,
+        # since a short row of M may be all that rounding leaves of an entry near 1.
+        of_W, of_M = largest_in_rows(W, r), largest_in_rows(M, r)
+        longest = largest(of_M)
+        by_W = of_W * longest
+        lengths = jnp.where(largest(by_W) > 100, by_W, longest / jnp.where(of_M > 0, of_M, longest))
+        d = jnp.sqrt(jnp.where(lengths > 10, lengths, 1))
+        step = method.cycle(lambda v: d * S(d * v), d * M(W(r)), goal, budget, None)
+        return step._replace(correction=r + M(d * step.correction))
 
     return cycle
+
+
+def largest_in_rows(product: Product, like: Array) -> Array:
+    """About the size of the rows of a matrix, without squares: these leave the range of float32."""
+    probes = jnp.stack([scattered(like, seed) for seed in range(4, 12)])
+    return largest(jax.vmap(product)(probes), axis=0)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from implicitdiff import implicit_fixed_point, mirror
+from implicitdiff import Implicit, implicit_fixed_point, krylov, mirror, optimality, projection, solvers
 
 Y = jnp.array([[0.3, -1.0, 2.0], [1.0, 0.0, -0.5]])
 BOUNDS = (jnp.array([0.5, 0.6, 0.1]), jnp.array(2.0))
@@ -146,3 +146,22 @@ def test_fixed_point_of_mirror_descent(geometry):
     np.testing.assert_allclose(T(x, theta), x, atol=1e-15)
     jacobian = jax.jacobian(lambda theta: implicit_fixed_point(T, x, theta))(theta)
     np.testing.assert_allclose(jacobian, jax.jacobian(simplex)(theta), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_krylov_methods_where_x_goes_down_to_the_smallest_numbers(dtype):
+    rng = np.random.default_rng(0)
+    Q = rng.standard_normal((12, 20))
+    Q, b, c = (jnp.asarray(array) for array in (Q @ Q.T / 20, *rng.standard_normal((2, 12, 5))))
+    f = lambda x, b: 0.5 * jnp.vdot(x, Q.astype(x.dtype) @ x) - jnp.vdot(b, x)
+    solver = solvers.ProjectedGradient(f, lambda v, _: projection.simplex(v), 0.2, maxiter=20_000, tol=1e-13)
+    x, pull = jax.vjp(lambda b: solver.run(jnp.full_like(b, 0.2), b, None)[0], b)
+    expected = pull(c)[0]
+    # What mirror descent leaves in the place of zeros.
+    x = jnp.where(x > 0, x, 10 ** -jnp.asarray(rng.uniform(12, 37, x.shape))).astype(dtype)
+    T = optimality.mirror_descent(f, mirror.simplex, mirror.log, 1.0)
+    for method in (krylov.CG(), krylov.MINRES()):
+        solution = lambda b, method=method: implicit_fixed_point(T, x, b, None, adjoint=Implicit(linear_solver=method))
+        b, c = b.astype(dtype), c.astype(dtype)
+        for found in (jax.vjp(solution, b)[1](c)[0], jax.jvp(solution, (b,), (c,))[1]):  # the Jacobian is symmetric
+            np.testing.assert_allclose(found, expected, atol=100 * jnp.finfo(dtype).eps ** 0.9)
