@@ -21,6 +21,7 @@ from ._batching import batchable
 from ._check import by_row, check, least_norm
 from ._cost import operations
 from ._failure import NOT_CONVERGED, NOT_FINITE, OK, SINGULAR, OnFailure, Status, failed_if, first, settle
+from ._forward_only import forward_only
 from ._largest import largest
 from ._precision import full_precision
 from ._space import RealSpace
@@ -105,7 +106,7 @@ def solve(matvec: Callable[[PyTree], PyTree], b: PyTree, options: LinearOptions)
         u = lax.custom_linear_solve(system.product, system.right, settled(False), settled(True))
     except (ValueError, NotImplementedError):
         # The product cannot be transposed, as where F holds a while_loop: that leaves forward mode.
-        u = lax.custom_linear_solve(system.product, system.right, settled(False))
+        u = forward_only(lax.custom_linear_solve(system.product, system.right, settled(False)))
     return system.space.from_real(u)
 
 

@@ -66,6 +66,7 @@ class Program(Derivatives):
         self.jaxpr = jaxpr
         self.constants = len(jaxpr.constvars)
         self.has_custom_vjp = contains(jaxpr, "custom_vjp_call")
+        self.has_while = contains(jaxpr, "while")
         self._identify(key_or_none([jaxpr], derivatives), x_tree)
 
     def _identify(self, key: Hashable | None, x_tree: Any) -> None:
@@ -102,7 +103,8 @@ class Program(Derivatives):
 
     def _pushforward(self, f: Callable, *primals: Array) -> tuple[list[Array], Callable]:
         if not self.has_custom_vjp:
-            return jax.linearize(f, *primals)
+            value, linear = jax.linearize(f, *primals)
+            return value, by_columns(linear, primals) if self.has_while else linear
         # Code with a custom_vjp has no forward rule, but the transpose of its reverse rule is one.
         value, pull = jax.vjp(f, *primals)
 
@@ -149,6 +151,7 @@ class Composition(Program):
         self.outer = outer
         self.constants = inner.constants + outer.constants
         self.has_custom_vjp = inner.has_custom_vjp or outer.has_custom_vjp
+        self.has_while = inner.has_while or outer.has_while
         self._identify((inner, outer) if inner.reusable and outer.reusable else None, inner.x_tree)
 
     def thetas(self, theta: Sequence[Array]) -> tuple[list[Array], list[Array]]:
@@ -225,6 +228,19 @@ class FirstOrder(Derivatives):
 
     def __eq__(self, other: object) -> bool:
         return type(other) is FirstOrder and self._hash == other._hash and self._key == other._key
+
+
+def by_columns(push: Callable, primals: Sequence[Array]) -> Callable:
+    """A linear map that JAX cannot transpose, as that of a while_loop, by its matrix, if it is small and real."""
+    try:
+        jax.eval_shape(lambda *v: jax.linear_transpose(push, *v)(push(*v)), *primals)
+        return push
+    except (NotImplementedError, ValueError):
+        vector, unravel = ravel_pytree(list(primals))
+        if vector.size > ROWS or any(map(jnp.iscomplexobj, primals)):
+            return push
+        columns = jax.vmap(lambda e: push(*unravel(e)))(jnp.eye(vector.size, dtype=vector.dtype))
+        return lambda *v: [jnp.tensordot(ravel_pytree(list(v))[0], c, 1).astype(c.dtype) for c in columns]
 
 
 def key_or_none(jaxprs: Sequence[jex.Jaxpr], derivatives: bool) -> Hashable | None:
