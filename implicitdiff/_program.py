@@ -291,7 +291,7 @@ def _trace(F, x, args, kwargs, array_types):
     x_leaves, x_tree = jtu.tree_flatten(x)
     leaves, tree = jtu.tree_flatten((args, kwargs))
     arrays_at = [is_array(leaf, array_types) for leaf in leaves]
-    arrays = [jnp.asarray(leaf) for leaf, yes in zip(leaves, arrays_at, strict=True) if yes]
+    arrays = [as_operand(leaf) for leaf, yes in zip(leaves, arrays_at, strict=True) if yes]
     fixed = [None if yes else leaf for leaf, yes in zip(leaves, arrays_at, strict=True)]
 
     def traced(f):

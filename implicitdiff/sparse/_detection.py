@@ -1,6 +1,5 @@
-"""The pattern of a Jacobian, read off the program of F by `asdex`."""
+"""The pattern of a Jacobian, read off the program of F."""
 
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,15 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core as jex
 from jaxtyping import Array, PyTree
+from scipy import sparse
 
 from .._fixed_point import FixedPointResidual
 from .._program import Program, trace
 from .._root import check_unknowns
-from .._rule import dependence, depending, ruled_p
 from .._space import RealSpace
+from ._dependence import Known, TooDenseError
 from ._pattern import Pattern
+from ._propagation import dependences
 
 Leaves = Sequence[Array]
 
@@ -24,10 +24,12 @@ Leaves = Sequence[Array]
 _KEPT = 32
 _found: OrderedDict["Sought", Pattern] = OrderedDict()
 
-# Primitives that only call another program.
-_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat": "jaxpr",
-          "remat2": "jaxpr", "checkpoint": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr",
-          "custom_vjp_call_jaxpr": "fun_jaxpr", "custom_vmap_call": "call"}  # fmt: skip
+REMEDY = (
+    "Use a method that only multiplies with it: linear_solver=None, or one of implicitdiff.krylov. If you know of "
+    "fewer entries, give them: pattern=. Where integer arrays that steer F, such as the indices of a mesh, are "
+    "arguments of a function under jit, their values are not known: find the pattern outside of it, by "
+    "implicitdiff.sparse.pattern(F, x, *args), and pass it."
+)
 
 
 def pattern(F: Callable[..., PyTree], x: PyTree, *args: Any, **kwargs: Any) -> Pattern:
@@ -49,7 +51,7 @@ def pattern(F: Callable[..., PyTree], x: PyTree, *args: Any, **kwargs: Any) -> P
         next time the same F is asked for.
 
     Raises:
-        ImportError: `asdex` is not installed: `pip install 'implicitdiff[sparse]'`.
+        ValueError: nearly every equation may depend on every unknown; the message names the primitive that does it.
 
     Source: Hill and Dalle, "Sparser, better, faster, stronger: sparsity detection for efficient automatic
     differentiation", TMLR 2025.
@@ -103,26 +105,23 @@ class Sought:
 
     def _look(self) -> Pattern:
         space = RealSpace(self.program.x_tree.unflatten(self.x))
-        given = [zeros(leaf) for leaf in self.theta if isinstance(leaf, jax.ShapeDtypeStruct)]
-        dense = {"ruled"}
+        n, shape = space.size, self.shape(space)
+        given = [leaf for leaf in self.theta if isinstance(leaf, jax.ShapeDtypeStruct)]
 
         def residual(x, *given):
             supply = iter(given)
             theta = [next(supply) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf for leaf in self.theta]
-            leaves = self.program.x_tree.flatten_up_to(space.from_real(x.reshape(self.shape(space))))
-            closed = jax.make_jaxpr(lambda *x: self.program(x, theta))(*leaves)
-            value = _conservative(closed.jaxpr, closed.consts, leaves, dense)
-            return space.to_real(self.program.x_tree.unflatten(value)).ravel()
+            leaves = self.program.x_tree.flatten_up_to(space.from_real(x))
+            return space.to_real(self.program.x_tree.unflatten(self.program(leaves, theta)))
 
-        like = zeros(jax.ShapeDtypeStruct((space.size,), space.dtype))
-        while True:
-            try:
-                return _by_asdex(residual, like, given)
-            except NotImplementedError as error:
-                unknown = re.search(r"No handler for primitive '([^']+)'", str(error))
-                if not unknown or unknown[1] in dense:
-                    raise
-                dense.add(unknown[1])
+        with jax.ensure_compile_time_eval():  # also where this is asked for under jit
+            closed = jax.make_jaxpr(residual)(jax.ShapeDtypeStruct(shape, space.dtype), *given)
+        unknowns = Known(sparse.eye_array(n, dtype=bool, format="csr"))
+        try:
+            found = dependences(closed, [unknowns, *[Known() for _ in given]])[0].on
+        except TooDenseError as error:
+            raise ValueError(f"The Jacobian of F in x is not sparse: {error}. {REMEDY}") from error
+        return Pattern(sparse.csr_array((n, n), dtype=bool) if found is None else found)
 
     @staticmethod
     def shape(space: RealSpace) -> tuple[int, ...]:
@@ -134,71 +133,3 @@ class Sought:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sought) and self.key == other.key and self.program == other.program
-
-
-def zeros(like: jax.ShapeDtypeStruct) -> np.ndarray:
-    """An array in the memory of one number: of examples `asdex` needs the shapes and dtypes."""
-    return np.broadcast_to(np.zeros((), like.dtype), like.shape)
-
-
-def _by_asdex(residual: Callable, x: np.ndarray, given: list) -> Pattern:
-    try:
-        from asdex import jacobian_sparsity
-    except ImportError as error:
-        raise ImportError(
-            "To find the sparsity pattern of F needs asdex: pip install 'implicitdiff[sparse]'. Without it, give the "
-            "pattern: LU(pattern=...) takes any SciPy sparse matrix."
-        ) from error
-    from scipy import sparse
-
-    with jax.ensure_compile_time_eval():  # also where this is asked for under jit
-        found = jacobian_sparsity(residual, x, *given, argnums=0)
-    ones = np.ones(len(found.rows), np.int8)
-    return Pattern(sparse.coo_array((ones, (np.asarray(found.rows), np.asarray(found.cols))), shape=found.shape))
-
-
-def _conservative(jaxpr: jex.Jaxpr, consts: Sequence, inputs: Sequence, dense: set[str]) -> list:
-    """Evaluate a program, with sums of all inputs in the place of the primitives that are named in `dense`."""
-    if not _holds(jaxpr, dense):
-        return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, list(consts)))(*inputs)
-    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-    values.update(zip(jaxpr.invars, inputs, strict=True))
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, jex.Literal) else values[atom]
-
-    for eqn in jaxpr.eqns:
-        operands = [read(atom) for atom in eqn.invars]
-        name = eqn.primitive.name
-        if eqn.primitive is ruled_p:
-            found = dependence(operands, **eqn.params)
-        elif name in dense:
-            found = [_sum_of(operands, var.aval) for var in eqn.outvars]
-        elif any(_holds(inner, dense) for inner in jex.jaxprs_in_params(eqn.params)):
-            inner = eqn.params.get(_CALLS.get(name, ""))
-            if inner is None:  # a loop or a branch with something dense in it
-                found = [_sum_of(operands, var.aval) for var in eqn.outvars]
-            elif hasattr(inner, "jaxpr"):
-                found = _conservative(inner.jaxpr, inner.consts, operands, dense)
-            else:
-                found = _conservative(inner, [], operands, dense)
-        else:
-            variables = [atom for atom in eqn.invars if not isinstance(atom, jex.Literal)]
-            alone = jex.Jaxpr((), variables, eqn.outvars, [eqn])
-            found = jex.jaxpr_as_fun(jex.ClosedJaxpr(alone, ()))(*[values[atom] for atom in variables])
-        values.update(zip(eqn.outvars, found, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
-def _holds(jaxpr: jex.Jaxpr, names: set[str]) -> bool:
-    return any(
-        eqn.primitive.name in names or any(_holds(inner, names) for inner in jex.jaxprs_in_params(eqn.params))
-        for eqn in jaxpr.eqns
-    )
-
-
-def _sum_of(operands: Sequence, like: Any) -> Array:
-    """What stands for an output of a primitive that depends on all of its inputs."""
-    if not jnp.issubdtype(like.dtype, jnp.inexact):  # integers and booleans have no derivative
-        return jnp.zeros(like.shape, like.dtype)
-    return depending(operands, like.shape, like.dtype)

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array
 
 from .._varying import scattered
+from ._detection import REMEDY
 
 if TYPE_CHECKING:
     from .._linear import System
@@ -32,10 +33,7 @@ def products(system: "System", pattern: "Pattern") -> Array:
     if colours.products * n > LARGEST or (n > 2000 and colours.products > n // 4):
         raise ValueError(
             f"The Jacobian, {pattern}, is not sparse enough: to read its entries takes {colours.products} products "
-            "with it. Use a method that only multiplies with it: linear_solver=None, or one of implicitdiff.krylov. If "
-            "you know of fewer entries, give them: pattern=. Where integer arrays that steer F, such as the indices of "
-            "a mesh, are arguments of a function under jit, their values are not known: find the pattern outside of "
-            "it, by implicitdiff.sparse.pattern(F, x, *args), and pass it."
+            f"with it. {REMEDY}"
         )
     like = system.right
 

@@ -31,8 +31,7 @@ class LU(Located, StructuredSolver):
 
     Attributes:
         pattern: where A may have entries: a `Pattern`, any SciPy sparse matrix or dense array that is not zero there,
-            or None. Then it is read off F by `asdex` when the first derivative is asked for (see `pattern`): about a
-            second for 30,000 unknowns, once for each F.
+            or None. Then it is read off F when the first derivative is asked for, once for each F; see `pattern`.
         backend: "superlu", SciPy's; or a function of a `scipy.sparse.csc_array` that returns an object with the method
             `solve(b, trans)`, trans being "N" or "T", and raises RuntimeError where the matrix is singular. Another
             library's factorisation is plugged in this way. Make such a function once: factors are shared between calls
@@ -40,7 +39,6 @@ class LU(Located, StructuredSolver):
 
     Raises:
         ValueError: A has entries outside of the pattern that was given; or no few products show all entries.
-        ImportError: the pattern has to be found, and `asdex` is not installed (`pip install 'implicitdiff[sparse]'`).
 
     Sources: Curtis, Powell and Reid, "On the estimation of sparse Jacobian matrices", 1974 (colouring); Demmel et al.,
     "A supernodal approach to sparse partial pivoting", SIAM J. Matrix Anal. 1999 (SuperLU).
