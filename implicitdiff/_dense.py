@@ -221,14 +221,6 @@ def least_squares(
     return times(Vt.T, Y), rest <= 100 * (rounding * size + rounding / sizes[0] * total)
 
 
-def power_of_two(size: Float[Array, "..."]) -> Float[Array, "..."]:
-    """About 1 / size, as a power of two, so that a product with it is exact; 1 for 0, NaN where size is not finite."""
-    # Without a mantissa; 1 / size of the smallest and the largest numbers would not be one.
-    bounded = jnp.clip(size, 4 * jnp.finfo(size.dtype).tiny, jnp.finfo(size.dtype).max / 4)
-    power = lax.reduce_precision(bounded, jnp.finfo(size.dtype).nexp, 0)
-    return jnp.where(size == 0, 1, 1 / power + 0 * size)
-
-
 def times(A: Float[Array, "n m"], B: Float[Array, "m k"]) -> Float[Array, "n k"]:
     """A B, in full precision."""
     if B.shape[1] == 1 and A.size <= INVERSE_SIZE**2:

@@ -19,8 +19,8 @@ def _refuse(cotangent: object, x: object) -> NoReturn:
     raise NotImplementedError(
         "Reverse mode has to transpose the Jacobian of the conditions F, and JAX cannot: F holds a lax.while_loop (or "
         "a lax.fori_loop with traced bounds) on what is differentiated. That is supported for up to 1,000 real "
-        "unknowns. Beyond, use lax.scan or a fixed number of steps in F, attach the result of the loop with implicit_root or "
-        "implicit_fixed_point, or differentiate in forward mode (jax.jvp, jax.jacfwd)."
+        "unknowns. Beyond, use lax.scan or a fixed number of steps in F, attach the result of the loop with "
+        "implicit_root or implicit_fixed_point, or differentiate in forward mode (jax.jvp, jax.jacfwd)."
     )
 
 

@@ -22,7 +22,7 @@ from ._check import by_row, check, least_norm
 from ._cost import operations
 from ._failure import NOT_CONVERGED, NOT_FINITE, OK, SINGULAR, OnFailure, Status, failed_if, first, settle
 from ._forward_only import forward_only
-from ._largest import largest
+from ._largest import largest, power_of_two
 from ._precision import full_precision
 from ._space import RealSpace
 from ._structured import StructuredPreconditioner, StructuredSolver
@@ -158,7 +158,7 @@ class System:
 
         def scaled(b: Array) -> Solution:
             # To size 1: the squares of tiny and of huge numbers are not numbers.
-            unit = dense.power_of_two(largest(b))
+            unit = power_of_two(largest(b))
             found = strategy(b * unit, jnp.asarray(self.atol, b.dtype) * unit)
             status = first(failed_if(~jnp.isfinite(unit), NOT_FINITE), found.status)
             return found._replace(x=found.x / unit, status=status)

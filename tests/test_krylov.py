@@ -256,3 +256,28 @@ def test_conjugate_gradients_on_a_mirror_condition():
     v = rng.standard_normal(n)
     np.testing.assert_allclose(jax.jit(lambda b: jax.vjp(f, b)[1](v)[0])(b), v @ expected, atol=1e-8)
     np.testing.assert_allclose(jax.jit(lambda b: jax.jvp(f, (b,), (v,))[1])(b), expected @ v, atol=1e-8)
+
+
+LU = lambda matvec, b: jnp.linalg.solve(jax.jacfwd(matvec)(b), b)  # a function of the user's
+
+
+METHODS = [CG(), MINRES(), GMRES(), BiCGStab()]
+
+
+@pytest.mark.parametrize(
+    ("method", "preconditioned"), [*((m, False) for m in METHODS), *((m, True) for m in METHODS), (LU, False)]
+)
+def test_the_units_of_a_matrix_do_not_matter(method, preconditioned):
+    A = matrix("definite", 20, 12).astype(np.float32)
+    b, c = np.random.default_rng(1).standard_normal((2, 12)).astype(np.float32)
+
+    def both(unit):
+        M = (lambda v: v / unit / A.diagonal()) if preconditioned else None
+        adjoint = idf.Implicit(linear_solver=method, preconditioner=M)
+        x = lambda t: idf.implicit_root(lambda x, t: (unit * A) @ x - t, jnp.zeros_like(t), t, adjoint=adjoint)
+        return unit * jax.jvp(x, (b,), (b,))[1], unit * jax.vjp(x, b)[1](c)[0]
+
+    units = jnp.array([1e-30, 1e-20, 1.0, 1e20, 1e30], jnp.float32)
+    for found, right in zip(jax.jit(jax.vmap(both))(units), (b, c), strict=True):
+        expected = np.linalg.solve(A.astype(float), right)
+        np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), rtol=1e-4, atol=1e-5)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from .._dense import power_of_two
+from .._largest import power_of_two
 from .._precision import full_precision
 from .._varying import fori_loop, while_loop
 

@@ -15,6 +15,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from .._largest import largest, power_of_two
 from .._varying import scattered, while_loop
 
 # The largest relative error that rounding noise in the residual may cause; see `refine`.
@@ -60,9 +61,10 @@ def norm(x: Array) -> Array:
 
 def row_norms(product: Product, like: Array, seeds: Sequence[int] = (2, 3)) -> Array:
     """Estimates of the Euclidean norms of the rows of A, from products with vectors without pattern."""
-    probes = jnp.stack([scattered(like, seed) for seed in seeds])
-    # The variance of their entries is 1/3.
-    return jnp.sqrt(3 / len(seeds) * jnp.sum(jax.vmap(product)(probes) ** 2, axis=0))
+    products = jax.vmap(product)(jnp.stack([scattered(like, seed) for seed in seeds]))
+    unit = power_of_two(largest(products, axis=0))
+    # The variance of the entries of the probes is 1/3.
+    return jnp.sqrt(3 / len(seeds) * jnp.sum((unit * products) ** 2, axis=0)) / unit
 
 
 class Cycle(NamedTuple):
@@ -128,7 +130,14 @@ class Krylov(lx.AbstractLinearSolver):
             norm_A: a lower bound of ||A||, where one is known: the methods see it along their own directions only.
         """
         limit = min(max(10 * b.size, 200), 20_000) if self.max_steps is None else self.max_steps
-        return refine(self, cycle or self.cycle, product, b, limit, precondition, probe, norm_A)
+        if cycle is not None:
+            return refine(self, cycle, product, b, limit, precondition, probe, norm_A)
+        # A is scaled to size 1: the squares of tiny and of huge numbers are not numbers.
+        unit = power_of_two(largest(product(scattered(b))))
+        up, down = jnp.maximum(unit, 1), jnp.minimum(unit, 1)
+        inverse = None if precondition is None else lambda v: precondition(v / down) / up
+        found = refine(self, self.cycle, lambda v: down * product(up * v), b, limit, inverse, probe, unit * norm_A)
+        return found._replace(x=unit * found.x)
 
     # lineax's interface. The operator is its own state: there is nothing to factorise.
     def init(self, operator: lx.AbstractLinearOperator, options: dict) -> lx.AbstractLinearOperator:
