@@ -17,7 +17,7 @@ from ._failure import NOT_A_ROOT, OnFailure, failed_if, settle
 from ._largest import largest
 from ._linear import LinearOptions, solve
 from ._program import Program, as_operand
-from ._structured import Structured, StructuredPreconditioner, StructuredSolver, located
+from ._structured import Automatic, Structured, StructuredPreconditioner, located
 from ._traced import Traced
 
 Leaves = Sequence[Array]
@@ -73,7 +73,7 @@ class Implicit(Adjoint):
         if (
             self.linear_solver is not None
             and not callable(self.linear_solver)
-            and not isinstance(self.linear_solver, Traced | StructuredSolver | StructuredPreconditioner)
+            and not isinstance(self.linear_solver, Traced | Structured)
         ):
             if not isinstance(self.linear_solver, lx.AbstractLinearSolver):
                 raise TypeError(
@@ -115,7 +115,9 @@ class Implicit(Adjoint):
         tree, x, theta = program.x_tree, list(x), list(theta)
         arrays: list[Array] = []
         solver: Any = located(self.linear_solver, program, x, theta)
-        M: Any = located(self.preconditioner, program, x, theta)
+        M: Any = self.preconditioner and located(self.preconditioner, program, x, theta)
+        if M is not None and isinstance(solver, Automatic):
+            solver = None
 
         def with_program(call: Callable, *like: Any) -> Program:
             closed = jax.make_jaxpr(call)(*like)
@@ -194,8 +196,11 @@ class Implicit(Adjoint):
             solver = solver.with_operands(tree, list(x), list(theta))
         if isinstance(M, Traced):
             M = M.with_operands(tree)[0]
+        sought = None
         if isinstance(solver, StructuredPreconditioner):
             solver, M = None, solver
+        elif isinstance(solver, Automatic):
+            solver, sought = None, solver.sought
         return on_trees(program.product_of(maps), tree), LinearOptions(
             solver=solver,
             symmetric=bool(self.symmetric),
@@ -205,6 +210,7 @@ class Implicit(Adjoint):
             atol=self.atol,
             on_failure=self.on_failure,
             well_posed=self.well_posed,
+            sought=sought,
             parts=(on_trees(maps[0], tree), on_trees(maps[1], tree)) if len(maps) > 1 else None,
         )
 

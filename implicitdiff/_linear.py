@@ -37,6 +37,8 @@ DIRECT_SIZE = 400
 DIRECT_SIZE_DEFINITE = 100
 # Up to this size (half a gigabyte in float64) the matrix is formed where a Krylov method fails.
 DENSE_SIZE = 8192
+# So many products a Krylov method gets before sparse LU is tried.
+FIRST_PRODUCTS = 1000
 # Up to this size a singular matrix is decomposed, to see whether the system is consistent.
 SVD_SIZE = 1000
 
@@ -52,6 +54,8 @@ class LinearOptions(NamedTuple):
     atol: float | Array | None = None
     on_failure: OnFailure = "nan"
     well_posed: bool = True
+    # What finds the pattern of A, should it be needed.
+    sought: Any = None
     # The products with symmetric W and M where A = I - M W.
     parts: tuple[Callable, Callable] | None = None
 
@@ -272,7 +276,7 @@ class System:
 
     def _automatic(self, method: Krylov, transpose: bool) -> Callable[[Array, Array], Solution]:
         """A Krylov method, and a factorisation where it fails or many right-hand sides share the matrix."""
-        n, like = self.space.size, self.right
+        n, like, options = self.space.size, self.right, self.options
         maps, constants = hoisted([self.product, *self._parts(method)], like)
         product_cost = operations(maps[0].jaxpr)
         step_cost = product_cost + 50 * n  # with the method's own vectors
@@ -280,45 +284,82 @@ class System:
         if n <= DENSE_SIZE:
             method = dataclasses.replace(method, max_steps=min(max(64, dense_cost // (4 * step_cost)), 20_000))
 
-        def by_products(constants: list, b: Array, atol: Array) -> Solution:
+        limit = min(max(10 * n, 200), 20_000) if method.max_steps is None else method.max_steps
+
+        def by_products(constants: list, b: Array, atol: Array, limit: Array | int) -> Solution:
             product, *parts = (m(c) for m, c in zip(maps, constants, strict=True))
             acting = product if parts else self._acting(product, transpose)
-            return self._krylov(method, acting, b, atol, transpose, tuple(parts))
+            bounded = dataclasses.replace(method, max_steps=limit)
+            return self._krylov(bounded, acting, b, atol, transpose, tuple(parts))
+
+        def better(found: Solution, other: Callable[[], Solution]) -> Solution:
+            """Solutions that have failed replaced by others."""
+            new, keep = other(), found.status == OK
+            x = jnp.where(keep.reshape(-1, *[1] * like.ndim), found.x, new.x)
+            # Of two failures the one that says more.
+            status = jnp.where(keep | (new.status == OK), OK, jnp.maximum(found.status, new.status))
+            return Solution(x, status, found.steps + jnp.where(keep, 0, new.steps))
+
+        def once(found: Solution, other: Callable[[Array], Solution], needed: Array | bool = True) -> Solution:
+            """The same where some have failed, and else no work.
+
+            A loop that runs at most once: unlike lax.cond, it costs nothing under vmap unless some element of the batch
+            needs it. What it does depends on its state, or XLA would do it before the loop.
+            """
+
+            def body(state):
+                found, turn = state
+                return better(found, lambda: other(turn)), turn + 1
+
+            start = (found, jnp.zeros((), jnp.int32))
+            return while_loop(lambda s: jnp.any(s[0].status != OK) & (s[1] == 0) & needed, body, start)[0]
+
+        def sparsely(run: Callable[[Array | int], Solution], constants: list, bs: Array) -> Solution:
+            """A Krylov method, for a while; then sparse LU; and where A is not sparse the Krylov method to its end."""
+            from .sparse._rescue import solve_sparsely
+
+            turns = 2 if n > DENSE_SIZE and limit > FIRST_PRODUCTS else 1
+            product = maps[0](constants[0])
+
+            def by_pattern(turn: Array) -> Solution:
+                return solve_sparsely(options.sought, product, bs, turn, self.space.eps, transpose)
+
+            def body(state):
+                found, turn = state
+                budget = jnp.where(turn == 0, min(limit, FIRST_PRODUCTS), limit)
+                found = better(found, lambda: run(budget))
+                return once(found, by_pattern, turn == 0), turn + 1
+
+            none = jnp.zeros(len(bs), jnp.int32)
+            start = (Solution(jnp.zeros_like(bs), none + NOT_CONVERGED, none), jnp.zeros((), jnp.int32))
+            return while_loop(lambda s: jnp.any(s[0].status != OK) & (s[1] < turns), body, start)[0]
 
         def by_factors(constants: list, bs: Array, decomposed: bool, shift: Array | int = 0) -> Solution:
             factors = dense.lu(form(maps[0](constants[0]), like, shift), self.space.eps)
             return self._columns(factors, bs, transpose, decomposed)
 
-        def rescued(found: Solution, constants: list, bs: Array) -> Solution:
-            """The same, from a factorisation where a Krylov method failed and memory allows.
-
-            A loop that runs at most once: unlike lax.cond, it costs nothing under vmap unless some element of the batch
-            needs it. The unit vectors depend on the state, or XLA would form the matrix before the loop.
-            """
+        def solved(run: Callable[[Array | int], Solution], constants: list, bs: Array) -> Solution:
+            """By products, and where that fails by a factorisation, if memory allows."""
+            found = run(limit) if options.sought is None else sparsely(run, constants, bs)
             if n > DENSE_SIZE:
                 return found
-
-            def densely(state):
-                found, tried = state
-                # Not decomposed: a Krylov method finds the solution of a system that is singular and consistent.
-                formed = by_factors(constants, bs, False, tried.astype(jnp.int32))
-                keep = found.status == OK
-                x = jnp.where(keep.reshape(-1, *[1] * like.ndim), found.x, formed.x)
-                return Solution(x, jnp.where(keep, OK, formed.status), found.steps + jnp.where(keep, 0, n)), ~tried
-
-            start = (found, jnp.array(False))
-            return while_loop(lambda s: jnp.any(s[0].status != OK) & ~s[1], densely, start)[0]
+            # Not decomposed: a Krylov method finds the solution of a system that is singular and consistent.
+            return once(found, lambda turn: by_factors(constants, bs, False, turn))
 
         def single(constants: list, right: tuple) -> Solution:
-            found = jax.tree.map(lambda leaf: leaf[None], by_products(constants, *right))
-            return jax.tree.map(lambda leaf: leaf[0], rescued(found, constants, right[0][None]))
+            b, atol = right
+
+            def run(limit: Array | int) -> Solution:
+                return jax.tree.map(lambda leaf: leaf[None], by_products(constants, b, atol, limit))
+
+            return jax.tree.map(lambda leaf: leaf[0], solved(run, constants, b[None]))
 
         def many(constants: list, right: tuple) -> Solution:
             bs, atols = right
             if n <= DENSE_SIZE and dense_cost <= 64 * len(bs) * step_cost:
                 return by_factors(constants, bs, n <= SVD_SIZE)
-            found = jax.vmap(by_products, in_axes=(None, 0, 0))(constants, bs, atols)
-            return rescued(found, constants, bs)
+            runs = jax.vmap(by_products, in_axes=(None, 0, 0, None))
+            return solved(lambda limit: runs(constants, bs, atols, limit), constants, bs)
 
         solver = batchable(single, many)
         return lambda b, atol: solver(constants, (b, atol))

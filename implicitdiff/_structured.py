@@ -1,13 +1,18 @@
 """Linear solvers and preconditioners that know where the entries of A are: what `implicitdiff.sparse` is made of."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import jax
 from jaxtyping import Array
 
 if TYPE_CHECKING:
     from ._linear import Solution, System
     from ._program import Program
+
+# From this size on a Krylov method that fails makes the library look whether A is sparse.
+SPARSE_SIZE = 2000
 
 
 class Structured:
@@ -41,6 +46,19 @@ class StructuredPreconditioner(Structured):
         raise NotImplementedError
 
 
+@dataclasses.dataclass(frozen=True)
+class Automatic(Structured):
+    """The automatic choice of a large system, with what finds its pattern where that is needed."""
+
+    sought: Any
+
+
 def located(solver: Any, program: "Program", x: Sequence[Array], theta: Sequence[Array]) -> Any:
     """A linear solver or preconditioner, told of the program if it asks for that."""
+    # Nobody has chosen; `sparse` stands above the core, and is asked for where a large system may need it. Not where
+    # there are several devices: arrays may lie on all of them, and would have to be brought together.
+    if solver is None and sum(leaf.size for leaf in x) > SPARSE_SIZE and jax.device_count() == 1:
+        from .sparse._detection import Sought
+
+        return Automatic(Sought(program, x, theta))
     return solver.located(program, x, theta) if isinstance(solver, Structured) else solver

@@ -98,7 +98,7 @@ class Krylov(lx.AbstractLinearSolver):
 
     rtol: float | None = None
     atol: float | Array = 0.0
-    max_steps: int | None = None
+    max_steps: int | Array | None = None
 
     # A cycle that leaves more than this share of the residual has stagnated.
     stagnation: ClassVar[float] = 0.9
@@ -184,7 +184,7 @@ def refine(
     cycle: Callable[..., Cycle],
     product: Product,
     b: Array,
-    limit: int,
+    limit: int | Array,
     precondition: Product | None,
     probe: bool,
     norm_A: Array | float,
