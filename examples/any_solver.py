@@ -141,10 +141,20 @@ def ipopt(init, product, square):
         return evaluate
 
     problem = ipyopt.Problem(
-        4, np.full(4, 1.0), np.full(4, 5.0), 2, np.array([product, square]), np.array([1e20, square]),
-        everywhere, ([], []), lambda z: float(value(z)), into(gradient), into(both), into(jacobian),
+        4,
+        np.full(4, 1.0),
+        np.full(4, 5.0),
+        2,
+        np.array([product, square]),
+        np.array([1e20, square]),
+        everywhere,
+        ([], []),
+        lambda z: float(value(z)),
+        into(gradient),
+        into(both),
+        into(jacobian),
         ipopt_options={"print_level": 0, "sb": "yes", "tol": 1e-11, "bound_relax_factor": 0.0},
-    )  # fmt: skip
+    )
     multipliers, at_lower, at_upper = np.zeros(2), np.zeros(4), np.zeros(4)
     z, _, status = problem.solve(np.array(init), mult_g=multipliers, mult_x_L=at_lower, mult_x_U=at_upper)
     if status != 0:

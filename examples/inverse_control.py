@@ -27,8 +27,12 @@ F, B = np.array([[1.0, STEP], [0.0, 1.0]]), np.array([STEP**2 / 2, STEP])
 # z_t = F^t z_0 + sum over s < t of F^(t - s - 1) B u_s, for t = 1, ..., HORIZON, all below each other.
 POWERS = [np.linalg.matrix_power(F, t) for t in range(HORIZON + 1)]
 FREE = np.vstack(POWERS[1:])
-FORCED = np.vstack([np.stack([POWERS[t - s - 1] @ B if s < t else np.zeros(2) for s in range(HORIZON)], 1)
-                    for t in range(1, HORIZON + 1)])  # fmt: skip
+FORCED = np.vstack(
+    [
+        np.stack([POWERS[t - s - 1] @ B if s < t else np.zeros(2) for s in range(HORIZON)], 1)
+        for t in range(1, HORIZON + 1)
+    ]
+)
 BOX, LIMITS = np.vstack([np.eye(HORIZON), -np.eye(HORIZON)]), np.full(2 * HORIZON, BOUND)
 NAMES = "position", "speed", "final position", "final speed"
 TRUE = np.array([1.0, 0.2, 8.0, 3.0])  # relative to the weight of the acceleration, which is 1
@@ -87,8 +91,11 @@ def draw(path, out, learned, start):
     left.set_ylim(top=30)  # room for the legend
     left.legend(fontsize=9, ncols=2, loc="upper right")
     left.grid(alpha=0.3)
-    cases = [("first guess", np.zeros(4), "tab:gray", "-"), ("demonstrator", np.log(TRUE), "black", "-"),
-             ("learned", learned, "tab:orange", "--")]  # fmt: skip
+    cases = [
+        ("first guess", np.zeros(4), "tab:gray", "-"),
+        ("demonstrator", np.log(TRUE), "black", "-"),
+        ("learned", learned, "tab:orange", "--"),
+    ]
     for name, log_weights, color, style in cases:
         position, _ = drive(log_weights, start)
         right.plot(STEP * np.arange(len(position)), position, color=color, ls=style, lw=2, label=name)

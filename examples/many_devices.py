@@ -131,9 +131,14 @@ inner = idf.solvers.GradientDescent(penalised)
 @jax.jit
 def tune(log_weights, training, validation):
     found = idf.bilevel.minimize(
-        lambda theta, x: losses(x, validation), inner, log_weights, x0=jnp.zeros(FEATURES),
-        args=lambda theta: (theta, training), max_steps=10, tol=1e-4,
-    )  # fmt: skip
+        lambda theta, x: losses(x, validation),
+        inner,
+        log_weights,
+        x0=jnp.zeros(FEATURES),
+        args=lambda theta: (theta, training),
+        max_steps=10,
+        tol=1e-4,
+    )
     return found.theta, found.loss
 
 

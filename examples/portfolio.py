@@ -133,17 +133,20 @@ def main(quick=False, seed=0, out=Path("results/portfolio")):
     print(f"learned: {beliefs[0]:.2f} x the year's means, {beliefs[1]:.2f} x the month's, shrinkage {shrinkage:.2f}\n")
 
     chosen = {
-        "learned": portfolios(beliefs, *known), "plug-in": portfolios(PLUG_IN, *known),
+        "learned": portfolios(beliefs, *known),
+        "plug-in": portfolios(PLUG_IN, *known),
         "equal weights": np.full_like(realised, 0.25),
-    }  # fmt: skip
+    }
     earned = {name: tuple(map(np.asarray, held(w, realised))) for name, w in chosen.items()}
     print("% a year, after costs      utility   return   volatility   exchanged a week")
     for title, weeks in (("learned from", slice(split)), ("later years", slice(split, None))):
         for name, (values, exchanged) in earned.items():
             part = values[weeks]
             numbers = utility(part), 100 * YEAR * part.mean(), 100 * np.sqrt(YEAR) * part.std()
-            print(f"{title:12} {name:13} {numbers[0]:7.2f}  {numbers[1]:7.2f}      {numbers[2]:7.2f}   "
-                  f"{exchanged[weeks].mean():16.1%}")  # fmt: skip
+            print(
+                f"{title:12} {name:13} {numbers[0]:7.2f}  {numbers[1]:7.2f}      {numbers[2]:7.2f}   "
+                f"{exchanged[weeks].mean():16.1%}"
+            )
 
     random, later = np.random.default_rng(seed), len(realised) - split
     blocks = (random.integers(0, later - 13, (2000, later // 13, 1)) + np.arange(13)).reshape(2000, -1)

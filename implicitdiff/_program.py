@@ -185,8 +185,9 @@ class FirstOrder(Derivatives):
         def along(x, theta, dots):
             return program.along(x, theta, placed([None] * len(theta), moving, dots))
 
-        traced = [jax.make_jaxpr(lambda x, theta, v, i=i: program.products(x, theta)[i](v))(x, theta, x)
-                  for i in range(count)]  # fmt: skip
+        traced = [
+            jax.make_jaxpr(lambda x, theta, v, i=i: program.products(x, theta)[i](v))(x, theta, x) for i in range(count)
+        ]
         traced.append(jax.make_jaxpr(along)(x, theta, [theta[i] for i in moving]))
         self.jaxprs = [closed.jaxpr for closed in traced]
         self.constants = [as_operand(constant) for closed in traced for constant in closed.consts]

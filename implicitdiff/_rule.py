@@ -84,8 +84,12 @@ class _Batch:
 
 def depending(operands: Sequence[Array], shape: tuple[int, ...], dtype: Any) -> Array:
     """An array that depends on every inexact number of the operands: for finding out what depends on what."""
-    parts = [part for leaf in operands if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-             for part in ((jnp.real(leaf), jnp.imag(leaf)) if jnp.iscomplexobj(leaf) else (leaf,))]  # fmt: skip
+    parts = [
+        part
+        for leaf in operands
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+        for part in ((jnp.real(leaf), jnp.imag(leaf)) if jnp.iscomplexobj(leaf) else (leaf,))
+    ]
     total = sum((jnp.sum(part).astype(jnp.finfo(dtype).dtype) for part in parts), jnp.zeros((), jnp.finfo(dtype).dtype))
     whole = lax.complex(total, total) if jnp.issubdtype(dtype, jnp.complexfloating) else total
     return jnp.broadcast_to(whole, shape)

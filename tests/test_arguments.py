@@ -329,8 +329,18 @@ def test_methods():
         )
 
     model = Model()
-    solvers = [model.of_class, Model.of_class, model.inside, Model.inside, model.inside_of_class, Model.inside_of_class,
-               model.partial, Model.partial, model.keyword, Model.static]  # fmt: skip
+    solvers = [
+        model.of_class,
+        Model.of_class,
+        model.inside,
+        Model.inside,
+        model.inside_of_class,
+        Model.inside_of_class,
+        model.partial,
+        Model.partial,
+        model.keyword,
+        Model.static,
+    ]
     for solver in solvers:
         np.testing.assert_allclose(jax.grad(lambda s: jnp.sum(solver(None, s, shift=SHIFT)))(3.0), 3.0)
     np.testing.assert_allclose(jax.grad(lambda s: jnp.sum(Model.solve(model, None, s, SHIFT)))(3.0), 3.0)

@@ -12,8 +12,9 @@ import implicitdiff as idf
 from implicitdiff.krylov import CG, GMRES, MINRES, BiCGStab
 
 
-@pytest.mark.parametrize("transform", [(jnp.fft.rfft, lambda v: jnp.fft.irfft(v, 8)),
-                                       (jnp.fft.fft, lambda v: jnp.real(jnp.fft.ifft(v)))])  # fmt: skip
+@pytest.mark.parametrize(
+    "transform", [(jnp.fft.rfft, lambda v: jnp.fft.irfft(v, 8)), (jnp.fft.fft, lambda v: jnp.real(jnp.fft.ifft(v)))]
+)
 def test_a_fourier_transform_in_F(transform):
     """A circular convolution: the matrix is formed from products whose layout XLA's transform must be able to give."""
     forward, backward = transform

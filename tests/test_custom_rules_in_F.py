@@ -46,9 +46,11 @@ def cube_by_loop(x):
 CONDITIONS = {
     "custom_vjp": lambda x, theta: M @ x + 0.1 * cube(x) - B @ sine(theta),
     "custom_vjp inside jit": lambda x, theta: M @ x + 0.1 * jax.jit(cube)(x) - B @ jnp.sin(theta),
-    "custom_vjp inside scan": lambda x, theta: M @ x + jax.lax.scan(lambda c, _: (c + 0.05 * cube(x), None), 0 * x, None, 2)[0] - B @ sine(theta),
+    "custom_vjp inside scan": lambda x, theta: (
+        M @ x + jax.lax.scan(lambda c, _: (c + 0.05 * cube(x), None), 0 * x, None, 2)[0] - B @ sine(theta)
+    ),
     "custom_jvp": lambda x, theta: M @ x + 0.1 * cube_jvp(x) - B @ jnp.sin(theta),
-}  # fmt: skip
+}
 
 
 SOLVERS = [None, pytest.param(idf.krylov.BiCGStab(), marks=pytest.mark.slow)]

@@ -29,7 +29,9 @@ def test_the_derivative_has_the_dtype_of_x(dtype, rtol, mode):
 @pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
 def test_float32_unknowns_of_float64_parameters(mode):
     def x(theta):
-        return idf.implicit_root(lambda x, theta: M @ x + 0.1 * x**3 - B @ jnp.sin(theta), newton(THETA).astype(np.float32), theta)  # fmt: skip
+        return idf.implicit_root(
+            lambda x, theta: M @ x + 0.1 * x**3 - B @ jnp.sin(theta), newton(THETA).astype(np.float32), theta
+        )
 
     np.testing.assert_allclose(jax.jit(mode(x))(THETA), J, rtol=2e-5, atol=1e-6)
 
@@ -58,7 +60,9 @@ def test_unknowns_that_mix_float32_and_float64(mode, size):
     x = {"a": jnp.asarray(root[:size], jnp.float32), "b": jnp.asarray(root[size:])}
     adjoint = idf.Implicit(symmetric=True)
     result = jax.jit(mode(lambda theta: idf.implicit_root(F, x, theta, adjoint=adjoint)))(jnp.array([1.0, 2.0]))
-    assert (result["a"].dtype, result["b"].dtype) == ((jnp.float32, jnp.float64) if mode is jax.jacfwd else (jnp.float64,) * 2)  # fmt: skip
+    assert (result["a"].dtype, result["b"].dtype) == (
+        (jnp.float32, jnp.float64) if mode is jax.jacfwd else (jnp.float64,) * 2
+    )
     np.testing.assert_allclose(np.concatenate([result["a"], result["b"]]), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -64,8 +64,15 @@ LOSSES = {
     "decorated, large": (decorated(), 450),
     "closure made anew": (function_form, 5),
     "decorated anew": (decorated_anew, 5),
-    "Neumann": (lambda theta, A: jnp.sum(idf.implicit_fixed_point(lambda x, t: 0.5 * x + t, 2 * jax.lax.stop_gradient(theta), theta, adjoint=idf.Neumann(5))), 5),
-}  # fmt: skip
+    "Neumann": (
+        lambda theta, A: jnp.sum(
+            idf.implicit_fixed_point(
+                lambda x, t: 0.5 * x + t, 2 * jax.lax.stop_gradient(theta), theta, adjoint=idf.Neumann(5)
+            )
+        ),
+        5,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", LOSSES)

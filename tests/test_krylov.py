@@ -27,9 +27,18 @@ def matrix(kind, condition, n=N, seed=0):
     }[kind]
 
 
-SUITED = [(CG(), "definite"), (MINRES(), "definite"), (MINRES(), "indefinite"), (GMRES(), "definite"),
-          (GMRES(), "general"), (GMRES(restart=15), "general"), (BiCGStab(), "definite"), (BiCGStab(), "general"),
-          (BiCGStab(length=1), "general"), (BiCGStab(length=3), "general")]  # fmt: skip
+SUITED = [
+    (CG(), "definite"),
+    (MINRES(), "definite"),
+    (MINRES(), "indefinite"),
+    (GMRES(), "definite"),
+    (GMRES(), "general"),
+    (GMRES(restart=15), "general"),
+    (BiCGStab(), "definite"),
+    (BiCGStab(), "general"),
+    (BiCGStab(length=1), "general"),
+    (BiCGStab(length=3), "general"),
+]
 
 
 @pytest.mark.parametrize(("method", "kind"), SUITED)

@@ -37,7 +37,9 @@ SINGULAR = {
 @pytest.mark.parametrize("kind", SINGULAR)
 def test_a_singular_jacobian_gives_nan(kind, settings):
     A = SINGULAR[kind]
-    for product in jax.jit(lambda t: derivatives(lambda x, t: A @ x - t, jnp.zeros(len(A)), t, idf.Implicit(**settings)))(jnp.arange(1.0, len(A) + 1)):  # fmt: skip
+    for product in jax.jit(
+        lambda t: derivatives(lambda x, t: A @ x - t, jnp.zeros(len(A)), t, idf.Implicit(**settings))
+    )(jnp.arange(1.0, len(A) + 1)):
         assert np.all(np.isnan(product)), product
 
 
@@ -78,8 +80,17 @@ def test_x_that_is_singular_where_the_derivative_is_infinite():
 HARD = np.diag(np.logspace(0, 6, 60))
 
 
-@pytest.mark.parametrize("solver", [CG(max_steps=5), MINRES(max_steps=5), GMRES(max_steps=5), BiCGStab(max_steps=5), lx.CG(1e-8, 0.0, max_steps=5),
-                                    lambda mv, b: jax.scipy.sparse.linalg.cg(mv, b, maxiter=5)[0]])  # fmt: skip
+@pytest.mark.parametrize(
+    "solver",
+    [
+        CG(max_steps=5),
+        MINRES(max_steps=5),
+        GMRES(max_steps=5),
+        BiCGStab(max_steps=5),
+        lx.CG(1e-8, 0.0, max_steps=5),
+        lambda mv, b: jax.scipy.sparse.linalg.cg(mv, b, maxiter=5)[0],
+    ],
+)
 def test_a_solve_that_does_not_converge_gives_nan(solver):
     adjoint = idf.Implicit(linear_solver=solver, positive_definite=True)
     for product in derivatives(lambda x, t: HARD @ x - t, jnp.zeros(60), jnp.ones(60), adjoint):

@@ -19,16 +19,32 @@ MODULES = ["", *implicitdiff._PACKAGES, "krylov"]
 ORDER = ["", "optimality", "solvers", "convex", "bilevel", "certify", "projection", "prox", "mirror", "krylov"]
 # lineax's interface, which a user of a method does not call.
 INTERFACE = {
-    "allow_dependent_columns", "allow_dependent_rows", "assume_full_rank", "compute", "conj", "init", "transpose",
-}  # fmt: skip
+    "allow_dependent_columns",
+    "allow_dependent_rows",
+    "assume_full_rank",
+    "compute",
+    "conj",
+    "init",
+    "transpose",
+}
 PROPERTY = property, functools.cached_property
 
 
 # What a reader of a page looks for first.
 FIRST = (
-    "implicit_root", "implicit_fixed_point", "custom_root", "custom_fixed_point", "host_solver", "root_jvp", "root_vjp",
-    "solve_qp", "QPSolution", "solve_conic", "ConicSolution", "CvxpyLayer",
-)  # fmt: skip
+    "implicit_root",
+    "implicit_fixed_point",
+    "custom_root",
+    "custom_fixed_point",
+    "host_solver",
+    "root_jvp",
+    "root_vjp",
+    "solve_qp",
+    "QPSolution",
+    "solve_conic",
+    "ConicSolution",
+    "CvxpyLayer",
+)
 
 
 def public(module):
@@ -37,9 +53,10 @@ def public(module):
     names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))  # the others keep their order
     found = [(name, getattr(module, name)) for name in names]
     return [
-        (name, thing) for name, thing in found
+        (name, thing)
+        for name, thing in found
         if not inspect.ismodule(thing) and str(getattr(thing, "__module__", "")).startswith("implicitdiff")
-    ]  # fmt: skip
+    ]
 
 
 def first_sentence(thing):
@@ -133,8 +150,9 @@ def index():
     lines = ["API reference", "=============", ""]
     lines += [
         "Every public name, with its docstring. The library is imported as ``import implicitdiff as idf``; the modules",
-        "below are its attributes, such as ``idf.optimality``.", "",
-    ]  # fmt: skip
+        "below are its attributes, such as ``idf.optimality``.",
+        "",
+    ]
     lines += [".. list-table::", "   :widths: 30 70", "   :class: api-summary", ""]
     for short in ORDER:
         module = importlib.import_module(f"implicitdiff.{short}".rstrip("."))

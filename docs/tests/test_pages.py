@@ -16,9 +16,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    path for path in (ROOT / "docs").rglob("*.md")
+    path
+    for path in (ROOT / "docs").rglob("*.md")
     if not {"_build", "api", "benchmarks", "results", "tutorials"} & set(path.relative_to(ROOT / "docs").parts)
-)  # fmt: skip
+)
 BLOCK = re.compile(r"^ *```(?P<language>python|output|raises)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 RUNNER = """
@@ -59,10 +60,14 @@ def same(expected, printed):
 def test_code_of_a_page(path, tmp_path):
     parts = blocks(path)
     run = subprocess.run(
-        [sys.executable, "-c", RUNNER], input=json.dumps([part["python"] for part in parts]), cwd=tmp_path,
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-c", RUNNER],
+        input=json.dumps([part["python"] for part in parts]),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
         env=os.environ | {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"},
-    )  # fmt: skip
+    )
     results = [json.loads(line) for line in run.stdout.splitlines()]
     assert len(results) == len(parts), run.stderr
     for part, (printed, error) in zip(parts, results, strict=True):

@@ -48,9 +48,15 @@ def test_one_weight_as_good_as_a_fine_grid():
 def test_the_descent_is_real():
     thetas = [jnp.ones(N)]
     found = minimize(
-        validation, INNER, thetas[0], x0=jnp.zeros(N), log=True, max_steps=40, tol=1e-6,
+        validation,
+        INNER,
+        thetas[0],
+        x0=jnp.zeros(N),
+        log=True,
+        max_steps=40,
+        tol=1e-6,
         callback=lambda k, theta, x, loss: thetas.append(theta),
-    )  # fmt: skip
+    )
     losses = np.array([exact_loss(np.asarray(t)) for t in thetas])
     assert len(losses) > 5
     assert np.all(np.diff(losses) <= 1e-12)
@@ -114,9 +120,13 @@ def test_lasso_with_one_weight_a_feature_and_pytrees():
     outer = lambda t, x: validation(t, x)
     one = minimize(outer, inner, 0.1, x0=jnp.zeros(N), log=True, args=lambda w: (None, w))
     many = minimize(
-        outer, inner, dict(weights=jnp.full(N, one.theta)), x0=jnp.zeros(N), log=True,
+        outer,
+        inner,
+        dict(weights=jnp.full(N, one.theta)),
+        x0=jnp.zeros(N),
+        log=True,
         args=lambda t: (None, t["weights"]),
-    )  # fmt: skip
+    )
     assert many.loss < one.loss
     assert many.theta["weights"].shape == (N,)
     grid = [float(outer(w, inner.run(jnp.zeros(N), None, w)[0])) for w in np.geomspace(1e-3, 1.0, 10)]
@@ -134,9 +144,15 @@ def test_losses_are_known_also_while_the_support_changes():
     exact = jax.jit(lambda t: outer(t, inner.run(jnp.zeros(10), None, (t[0], t[1]))[0]))
     thetas = [jnp.full(2, 0.1)]
     found = minimize(
-        outer, inner, thetas[0], x0=jnp.zeros(10), log=True, args=lambda t: (None, (t[0], t[1])), tol=1e-4,
+        outer,
+        inner,
+        thetas[0],
+        x0=jnp.zeros(10),
+        log=True,
+        args=lambda t: (None, (t[0], t[1])),
+        tol=1e-4,
         callback=lambda k, theta, x, loss: thetas.append(theta),
-    )  # fmt: skip
+    )
     assert found.message.startswith("converged")
     np.testing.assert_allclose(found.history.loss, [exact(t) for t in thetas], rtol=1e-4)
     np.testing.assert_allclose(found.loss, exact(found.theta), rtol=1e-9)
@@ -170,9 +186,13 @@ def test_projection_onto_a_simplex():
     target = jnp.array([0.7, 0.4, -0.3])
     inner = idf.custom_root(lambda x, t: 2 * x - t)(lambda x, t: t / 2)
     found = minimize(
-        lambda t, x: jnp.sum((2 * x - target) ** 2), inner, jnp.ones(3) / 3, x0=jnp.zeros(3),
-        projection=idf.projection.simplex, tol=1e-8,
-    )  # fmt: skip
+        lambda t, x: jnp.sum((2 * x - target) ** 2),
+        inner,
+        jnp.ones(3) / 3,
+        x0=jnp.zeros(3),
+        projection=idf.projection.simplex,
+        tol=1e-8,
+    )
     np.testing.assert_allclose(found.theta, idf.projection.simplex(target), atol=1e-6)
 
 

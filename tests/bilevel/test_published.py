@@ -76,9 +76,12 @@ def outrata():
 
     def run(problem, start):
         return minimize(
-            lambda t, x: problem.upper(t, x[0]), (solve, idf.optimality.quadratic_program("natural")), start,
-            x0=(jnp.zeros(2), None, jnp.zeros(4)), args=lambda t: ((problem.H, -problem.M @ t), None, (G, h)),
-        )  # fmt: skip
+            lambda t, x: problem.upper(t, x[0]),
+            (solve, idf.optimality.quadratic_program("natural")),
+            start,
+            x0=(jnp.zeros(2), None, jnp.zeros(4)),
+            args=lambda t: ((problem.H, -problem.M @ t), None, (G, h)),
+        )
 
     problems = jax.tree.map(lambda *leaves: jnp.stack(leaves), *OUTRATA.values())
     together = jax.jit(jax.vmap(jax.vmap(run, in_axes=(None, 0)), in_axes=(0, None)))(problems, OUTRATA_STARTS)

@@ -60,8 +60,9 @@ def test_under_jit_and_vmap_and_in_a_loop():
     single = [error_estimate(F, x, T, cotangent=C).error for x in xs]
     batch = jax.jit(jax.vmap(lambda x: error_estimate(F, x, T, cotangent=C).error))(xs)
     np.testing.assert_allclose(batch, single, rtol=1e-9)
-    np.testing.assert_allclose(jax.jit(jax.vmap(lambda x: error_bound(F, x, T).bound))(xs),
-                               [error_bound(F, x, T).bound for x in xs], rtol=1e-9)  # fmt: skip
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(lambda x: error_bound(F, x, T).bound))(xs), [error_bound(F, x, T).bound for x in xs], rtol=1e-9
+    )
 
     def until_accurate(t):  # iterate until the derivative is known to 1 %
         def unfinished(x):

@@ -19,9 +19,15 @@ from implicitdiff.convex import (
 
 # How many digits the solution has with the settings that we choose: HiGHS regularises P by 1e-7, OSQP is first order.
 ACCURACY = {
-    "clarabel": 1e-8, "scs": 1e-7, "osqp": 1e-6, "proxqp": 1e-7, "piqp": 1e-6, "highs": 1e-5, "daqp": 1e-8,
+    "clarabel": 1e-8,
+    "scs": 1e-7,
+    "osqp": 1e-6,
+    "proxqp": 1e-7,
+    "piqp": 1e-6,
+    "highs": 1e-5,
+    "daqp": 1e-8,
     "quadprog": 1e-8,
-}  # fmt: skip
+}
 PACKAGES = {"scs": ["scs"], "highs": ["qpsolvers", "highspy"], "proxqp": ["qpsolvers", "proxsuite"], "clarabel": []}
 # Those that always say why a program has no solution; the others may say that they failed (4).
 EXACT = ("clarabel", "scs", "osqp")

@@ -169,8 +169,12 @@ def random_conic(cones, seed=0):
     """Feasible and bounded: a point and a multiplier inside of the cones."""
     random = np.random.default_rng(seed)
     inside = {
-        Zero: [0.0], NonNegative: [1.0], SecondOrder: [2.0, 0.3, 0.2, 0.1], Exponential: [0.1, 1.0, 2.0], Power: [1.0, 1.0, 0.2],
-    }  # fmt: skip
+        Zero: [0.0],
+        NonNegative: [1.0],
+        SecondOrder: [2.0, 0.3, 0.2, 0.1],
+        Exponential: [0.1, 1.0, 2.0],
+        Power: [1.0, 1.0, 0.2],
+    }
 
     def point(cone, dual):
         if isinstance(cone, PositiveSemidefinite):

@@ -69,9 +69,15 @@ def signal_denoising(random):
 
 
 EXAMPLES = [
-    least_squares, logistic_regression, entropy_maximisation, lml_projection, semidefinite_program, lqr,
-    optimal_transport, signal_denoising,
-]  # fmt: skip
+    least_squares,
+    logistic_regression,
+    entropy_maximisation,
+    lml_projection,
+    semidefinite_program,
+    lqr,
+    optimal_transport,
+    signal_denoising,
+]
 
 
 @pytest.mark.parametrize("make", [EXAMPLES[0], *(pytest.param(make, marks=pytest.mark.slow) for make in EXAMPLES[1:])])

@@ -16,10 +16,15 @@ from implicitdiff.projection.cones import product_dual
 
 CONES = {  # in the order of diffcp, which is that of SCS; it knows no power cone
     "flat and quadratic": [
-        Zero(1), NonNegative(3), SecondOrder(4), SecondOrder(2), PositiveSemidefinite(4), PositiveSemidefinite(2),
+        Zero(1),
+        NonNegative(3),
+        SecondOrder(4),
+        SecondOrder(2),
+        PositiveSemidefinite(4),
+        PositiveSemidefinite(2),
     ],
     "exponential": [NonNegative(2), Exponential(), Exponential(), Exponential()],
-}  # fmt: skip
+}
 
 
 def program(cones):

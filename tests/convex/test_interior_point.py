@@ -58,8 +58,9 @@ def test_linear_programs_and_units():
     P, q, A, b, G, h = random_qp(6, 2, 8, seed=4)
     plain = solve(P, q, A, b, G, h)
     columns, rows, size = 10.0 ** np.array([-1, 1, 2, 0, 1, 0]), 10.0 ** (np.arange(8) - 4), 1e4
-    scaled = solve(size * P * columns * columns[:, None], size * q * columns, A * columns, b,
-                   rows[:, None] * G * columns, rows * h)  # fmt: skip
+    scaled = solve(
+        size * P * columns * columns[:, None], size * q * columns, A * columns, b, rows[:, None] * G * columns, rows * h
+    )
     assert scaled.status == 0
     np.testing.assert_allclose(scaled.x * columns, plain.x, rtol=1e-8)
     np.testing.assert_allclose(scaled.ineq_dual * rows / size, plain.ineq_dual, atol=1e-8)

@@ -57,8 +57,10 @@ def test_grid_takes_the_least_validation_error(problem):
     data = {"train": (X[:20], y[:20]), "validation": (X[20:], y[20:])}
     x, weight, solves = feature_lasso.grid(data, 5)
     weights = feature_lasso.largest(X[:20], y[:20]) * np.geomspace(1, feature_lasso.SMALLEST, 5)
-    errors = [np.mean((X[20:] @ Lasso(w, fit_intercept=False, tol=1e-10).fit(X[:20], y[:20]).coef_ - y[20:]) ** 2)
-              for w in weights]  # fmt: skip
+    errors = [
+        np.mean((X[20:] @ Lasso(w, fit_intercept=False, tol=1e-10).fit(X[:20], y[:20]).coef_ - y[20:]) ** 2)
+        for w in weights
+    ]
     assert weight == weights[np.argmin(errors)]
     np.testing.assert_allclose(feature_lasso.error(x, data["validation"]), min(errors), rtol=1e-4)
     assert solves == 6

@@ -78,8 +78,10 @@ def test_solvers(problem, name):
     lam = jnp.log(1.3)
     expected = on_support(data, x, 1.3)
     for loss in (
-        svm.implicit(name, svm.PROJECTED, steps), svm.unrolled(name, steps), svm.unrolled_conditionally(name, steps)
-    ):  # fmt: skip
+        svm.implicit(name, svm.PROJECTED, steps),
+        svm.unrolled(name, steps),
+        svm.unrolled_conditionally(name, steps),
+    ):
         (_, found), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(lam, data)
         np.testing.assert_allclose(found, x, atol=0.1 if name == svm.MIRROR else 1e-4)
         # Mirror descent with the paper's steps does not get there: see the experiment.

@@ -182,17 +182,28 @@ SOLVERS = {
     "proximal gradient": lambda **o: (solvers.ProximalGradient(least_squares, prox.ridge, **o), lambda t: (1.0, t)),
     "projected gradient": lambda **o: (solvers.ProjectedGradient(ridge, lambda v, _: v, **o), lambda t: (t, None)),
     "mirror descent": lambda **o: (
-        solvers.MirrorDescent(ridge, lambda y, _: y, mirror.identity, STEP, **o), lambda t: (t, None)
+        solvers.MirrorDescent(ridge, lambda y, _: y, mirror.identity, STEP, **o),
+        lambda t: (t, None),
     ),
-    "block coordinate descent": lambda **o: (solvers.BlockCoordinateDescent(COMPOSITE, prox.ridge, **o), lambda t: (1.0, t)),
-    "fixed point": lambda **o: (solvers.FixedPointIteration(optimality.gradient_descent(ridge, STEP), **o), lambda t: (t,)),
-    "Anderson": lambda **o: (solvers.AndersonAcceleration(optimality.gradient_descent(ridge, STEP), **o), lambda t: (t,)),
+    "block coordinate descent": lambda **o: (
+        solvers.BlockCoordinateDescent(COMPOSITE, prox.ridge, **o),
+        lambda t: (1.0, t),
+    ),
+    "fixed point": lambda **o: (
+        solvers.FixedPointIteration(optimality.gradient_descent(ridge, STEP), **o),
+        lambda t: (t,),
+    ),
+    "Anderson": lambda **o: (
+        solvers.AndersonAcceleration(optimality.gradient_descent(ridge, STEP), **o),
+        lambda t: (t,),
+    ),
     "Newton": lambda **o: (solvers.Newton(jax.grad(ridge), **o), lambda t: (t,)),
     "optax": lambda **o: (solvers.optax_solver(ridge, optax.lbfgs(), **o), lambda t: (t,)),
     "optimistix": lambda **o: (
-        solvers.optimistix_solver(ridge, optx.BFGS(rtol=o["tol"], atol=o["tol"]), max_steps=o["maxiter"]), lambda t: (t,)
+        solvers.optimistix_solver(ridge, optx.BFGS(rtol=o["tol"], atol=o["tol"]), max_steps=o["maxiter"]),
+        lambda t: (t,),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -146,9 +146,7 @@ def on_simplex(name):
         return Case(solve, attach, SIMPLEX_THETA)
     if name.startswith("quadratic_program"):
         F = optimality.quadratic_program(name.split()[1])
-        arguments = lambda t: (
-            (X.T @ X, -X.T @ t[1:]), (jnp.ones((1, N)), t[:1]), (-jnp.eye(N), jnp.zeros(N))
-        )  # fmt: skip
+        arguments = lambda t: ((X.T @ X, -X.T @ t[1:]), (jnp.ones((1, N)), t[:1]), (-jnp.eye(N), jnp.zeros(N)))
     else:
         F = optimality.kkt(f, lambda x, s: jnp.sum(x)[None] - s, lambda x, _: -x, name.split()[1])
         arguments = lambda t: (t[1:], t[0], None)
@@ -156,9 +154,16 @@ def on_simplex(name):
 
 
 ON_SIMPLEX = [
-    "projected_gradient", "mirror_descent", "block", "frank_wolfe", "conic_normal_map", "quadratic_program product",
-    "quadratic_program natural", "kkt product", "kkt natural",
-]  # fmt: skip
+    "projected_gradient",
+    "mirror_descent",
+    "block",
+    "frank_wolfe",
+    "conic_normal_map",
+    "quadratic_program product",
+    "quadratic_program natural",
+    "kkt product",
+    "kkt natural",
+]
 
 
 def ridge(name):
@@ -188,8 +193,17 @@ def ridge(name):
     return Case(solve, attach, np.array([2.0]), closed)
 
 
-RIDGE = ["stationary", "kkt", "gradient_descent", "newton_minimum", "newton", "proximal_gradient", "no_prox", "block",
-         "mirror_identity"]  # fmt: skip
+RIDGE = [
+    "stationary",
+    "kkt",
+    "gradient_descent",
+    "newton_minimum",
+    "newton",
+    "proximal_gradient",
+    "no_prox",
+    "block",
+    "mirror_identity",
+]
 
 
 def nonlinear_program(complementarity):

@@ -184,7 +184,9 @@ def test_blocks_are_leaves_or_rows():
     h = 1e-6
     for k in range(4):
         ends = solved(y.at[k].add(-h)), solved(y.at[k].add(h))
-        jax.tree.map(lambda low, high, J: np.testing.assert_allclose(J[:, k], (high - low) / (2 * h), atol=1e-7), *ends, got)  # fmt: skip
+        jax.tree.map(
+            lambda low, high, J: np.testing.assert_allclose(J[:, k], (high - low) / (2 * h), atol=1e-7), *ends, got
+        )
 
     rows = optimality.block_proximal_gradient(
         lambda x, t: 0.5 * jnp.sum((x - t) ** 2), [prox.lasso, prox.ridge], jnp.array([[0.5], [1.0]])
@@ -211,9 +213,11 @@ def conic_program(cones_, seed):
     A = random.standard_normal((m, n))
     inner = [dict(Zero=0.0, NonNegative=1.0).get(type(c).__name__) for c in cones_]
     point = {
-        "SecondOrder": [2.0, 0.3, 0.2, 0.1], "PositiveSemidefinite": [1.0, 0.1, 1.0, 0.2, 0.1, 1.0],
-        "Exponential": [0.1, 1.0, 2.0], "Power": [1.0, 1.0, 0.2],
-    }  # fmt: skip
+        "SecondOrder": [2.0, 0.3, 0.2, 0.1],
+        "PositiveSemidefinite": [1.0, 0.1, 1.0, 0.2, 0.1, 1.0],
+        "Exponential": [0.1, 1.0, 2.0],
+        "Power": [1.0, 1.0, 0.2],
+    }
     dual = point | {"Exponential": [-1.0, 0.5, 1.5], "Power": [1.0, 1.0, 0.2]}
     s = np.concatenate(
         [np.full(c.size, i) if i is not None else point[type(c).__name__] for c, i in zip(cones_, inner, strict=True)]
@@ -229,11 +233,13 @@ def clarabel_solution(cones_, P, q, A, b):
     from scipy import sparse
 
     native = {
-        "Zero": lambda c: clarabel.ZeroConeT(c.n), "NonNegative": lambda c: clarabel.NonnegativeConeT(c.n),
+        "Zero": lambda c: clarabel.ZeroConeT(c.n),
+        "NonNegative": lambda c: clarabel.NonnegativeConeT(c.n),
         "SecondOrder": lambda c: clarabel.SecondOrderConeT(c.n),
         "PositiveSemidefinite": lambda c: clarabel.PSDTriangleConeT(c.n),
-        "Exponential": lambda c: clarabel.ExponentialConeT(), "Power": lambda c: clarabel.PowerConeT(c.alpha),
-    }  # fmt: skip
+        "Exponential": lambda c: clarabel.ExponentialConeT(),
+        "Power": lambda c: clarabel.PowerConeT(c.alpha),
+    }
     settings = clarabel.DefaultSettings()
     settings.verbose = False
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-13
@@ -255,12 +261,19 @@ def clarabel_solution(cones_, P, q, A, b):
     [
         ("second order", "conic_normal_map"),
         ("power", "conic_residual"),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in [
-            ("second order", "conic_residual"), ("power", "conic_normal_map"), ("semidefinite", "conic_normal_map"),
-            ("semidefinite", "conic_residual"), ("exponential", "conic_normal_map"), ("exponential", "conic_residual"),
-        ]),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("second order", "conic_residual"),
+                ("power", "conic_normal_map"),
+                ("semidefinite", "conic_normal_map"),
+                ("semidefinite", "conic_residual"),
+                ("exponential", "conic_normal_map"),
+                ("exponential", "conic_residual"),
+            ]
+        ),
     ],
-)  # fmt: skip
+)
 def test_conic_programs(name, form):
     cones_, seed = CONIC[name]
     A, b, q = conic_program(cones_, seed)
@@ -280,8 +293,10 @@ def test_conic_programs(name, form):
     random = np.random.default_rng(1)
     d = [random.standard_normal(a.shape) for a in (q, A, b)]
     h = 5e-3  # Clarabel is precise to 1e-7 on curved cones
-    ends = [clarabel_solution(cones_, P, *(t + k * h * t_dot for t, t_dot in zip((q, A, b), d, strict=True)))[0]
-            for k in (-2, -1, 1, 2)]  # fmt: skip
+    ends = [
+        clarabel_solution(cones_, P, *(t + k * h * t_dot for t, t_dot in zip((q, A, b), d, strict=True)))[0]
+        for k in (-2, -1, 1, 2)
+    ]
     expected = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * h)
     assert np.linalg.norm(expected) > 1e-2
     got = jax.jvp(attached, (q, A, b), tuple(d))[1]
@@ -313,11 +328,29 @@ def test_the_embedding_without_its_last_row_would_be_singular():
     [
         (lambda: optimality.kkt(jnp.sum, complementarity="fischer"), ValueError, "complementarity"),
         (lambda: optimality.kkt(lambda z, _: jnp.sum(z**2))((1.0, None, jnp.ones(2))), TypeError, "multipliers"),
-        (lambda: optimality.conic_normal_map([cones.NonNegative(3)])((jnp.ones(2), jnp.ones(2)), None, jnp.ones(2), jnp.ones((2, 2)), jnp.ones(2)), ValueError, "length 3"),
-        (lambda: idf.implicit_fixed_point(optimality.projected_gradient(lambda x, _: jnp.sum(x**2), lambda v, _: v[:1]), jnp.ones(2), None), TypeError, "one equation for each unknown"),
-        (lambda: idf.implicit_fixed_point(optimality.proximal_gradient(lambda x, _: x**2, prox.lasso), jnp.ones(2), None), TypeError, "scalar"),
+        (
+            lambda: optimality.conic_normal_map([cones.NonNegative(3)])(
+                (jnp.ones(2), jnp.ones(2)), None, jnp.ones(2), jnp.ones((2, 2)), jnp.ones(2)
+            ),
+            ValueError,
+            "length 3",
+        ),
+        (
+            lambda: idf.implicit_fixed_point(
+                optimality.projected_gradient(lambda x, _: jnp.sum(x**2), lambda v, _: v[:1]), jnp.ones(2), None
+            ),
+            TypeError,
+            "one equation for each unknown",
+        ),
+        (
+            lambda: idf.implicit_fixed_point(
+                optimality.proximal_gradient(lambda x, _: x**2, prox.lasso), jnp.ones(2), None
+            ),
+            TypeError,
+            "scalar",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_use(build, error, match):
     with pytest.raises(error, match=match):
         build()

@@ -118,10 +118,17 @@ def semidefinite(V):
 
 
 def product(v):
-    return np.concatenate([
-        np.zeros(2), np.maximum(v[2:4], 0), second_order(v[4:7]), second_order(v[7:10]),
-        np.asarray(cones.to_vector(semidefinite(np.asarray(cones.to_matrix(v[10:13]))))), exponential(v[13:16]), power(v[16:19], 0.3),
-    ])  # fmt: skip
+    return np.concatenate(
+        [
+            np.zeros(2),
+            np.maximum(v[2:4], 0),
+            second_order(v[4:7]),
+            second_order(v[7:10]),
+            np.asarray(cones.to_vector(semidefinite(np.asarray(cones.to_matrix(v[10:13]))))),
+            exponential(v[13:16]),
+            power(v[16:19], 0.3),
+        ]
+    )
 
 
 CONES = [
@@ -146,9 +153,14 @@ def power_set(x, alpha):
 def product_set(x):
     matrix = cp.bmat([[x[10], x[11] / 2**0.5], [x[11] / 2**0.5, x[12]]])
     return [
-        x[:2] == 0, x[2:4] >= 0, cp.SOC(x[4], x[5:7]), cp.SOC(x[7], x[8:10]), matrix >> 0,
-        *exponential_set(x[13:16]), *power_set(x[16:19], 0.3),
-    ]  # fmt: skip
+        x[:2] == 0,
+        x[2:4] >= 0,
+        cp.SOC(x[4], x[5:7]),
+        cp.SOC(x[7], x[8:10]),
+        matrix >> 0,
+        *exponential_set(x[13:16]),
+        *power_set(x[16:19], 0.3),
+    ]
 
 
 def dual(reference):
@@ -172,12 +184,33 @@ def cone(project, shape, reference, constraints, kinks=(), theta=None):
     return Case(project, theta, shape, reference, constraints, list(kinks), True)
 
 
-EXPONENTIAL_KINKS = np.array([
-    (0, 1, 1), (1, 0, 0), (0, -1, 1), (-1, 0, 1), (-1, 0, -1), (0, 0, 1), (0, 0, -1), (1, -1, -1), (0, 1, 0), (1, -1, -np.exp(-2)),
-])  # fmt: skip
-POWER_KINKS = np.array([
-    (1, 1, 1), (1, -1, 0), (-1, 1, 0), (-1, -1, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (-0.3, -0.7, 1), (-0.3, -0.7, -1),
-])  # fmt: skip
+EXPONENTIAL_KINKS = np.array(
+    [
+        (0, 1, 1),
+        (1, 0, 0),
+        (0, -1, 1),
+        (-1, 0, 1),
+        (-1, 0, -1),
+        (0, 0, 1),
+        (0, 0, -1),
+        (1, -1, -1),
+        (0, 1, 0),
+        (1, -1, -np.exp(-2)),
+    ]
+)
+POWER_KINKS = np.array(
+    [
+        (1, 1, 1),
+        (1, -1, 0),
+        (-1, 1, 0),
+        (-1, -1, 0),
+        (1, 0, 0),
+        (0, 1, 0),
+        (0, 0, 1),
+        (-0.3, -0.7, 1),
+        (-0.3, -0.7, -1),
+    ]
+)
 
 CASES = {
     "non_negative": cone(projection.non_negative, (5,), lambda v: np.maximum(v, 0), lambda x: [x >= 0]),

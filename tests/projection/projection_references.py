@@ -19,9 +19,13 @@ def polyhedral(v, A=None, b=None, G=None, h=None):
     settings.verbose = False
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-13
     found = clarabel.DefaultSolver(
-        scipy.sparse.identity(v.size, format="csc"), np.zeros(v.size), scipy.sparse.csc_matrix(np.vstack([A, G])),
-        np.append(b - A @ v, h - G @ v) / unit, [clarabel.ZeroConeT(len(b)), clarabel.NonnegativeConeT(len(h))], settings,
-    ).solve()  # fmt: skip
+        scipy.sparse.identity(v.size, format="csc"),
+        np.zeros(v.size),
+        scipy.sparse.csc_matrix(np.vstack([A, G])),
+        np.append(b - A @ v, h - G @ v) / unit,
+        [clarabel.ZeroConeT(len(b)), clarabel.NonnegativeConeT(len(h))],
+        settings,
+    ).solve()
     active = np.array(found.z)[len(b) :] > np.array(found.s)[len(b) :]
     for _ in range(200):
         rows, sides = np.vstack([A, G[active]]), np.append(b, h[active])

@@ -86,8 +86,16 @@ def test_leading_axes_are_batches(name):
 
 @pytest.mark.parametrize(
     "project",
-    [projection.simplex, projection.l1_ball, projection.l1_sphere, projection.l2_ball, projection.l2_sphere, projection.linf_ball, lambda v, r, **k: projection.sparse_simplex(v, r, max_nonzeros=2, **k)],
-)  # fmt: skip
+    [
+        projection.simplex,
+        projection.l1_ball,
+        projection.l1_sphere,
+        projection.l2_ball,
+        projection.l2_sphere,
+        projection.linf_ball,
+        lambda v, r, **k: projection.sparse_simplex(v, r, max_nonzeros=2, **k),
+    ],
+)
 def test_one_radius_for_each_vector_along_any_axis(project):
     radii = np.array([0.5, 1.0, 7.0, 0.1, 2.0])
     rows = np.stack([project(v, r) for v, r in zip(V, radii, strict=True)])

@@ -111,7 +111,12 @@ def test_documented_elements():
     np.testing.assert_array_equal(jacobian("l2_sphere", np.zeros(5)), 0)
     for name in ("second_order", "semidefinite", "exponential", "power"):
         assert not jacobian(name, np.zeros(CASES[name].shape)).any()
-    np.testing.assert_allclose(jacobian("isotonic", [1, 1, 2, 4, 3]), np.kron(np.diag([1, 0, 0]), np.full((2, 2), 0.5))[:5, :5] + np.diag([0, 0, 1, 0, 0]) + np.pad(np.full((2, 2), 0.5), (3, 0)))  # fmt: skip
+    np.testing.assert_allclose(
+        jacobian("isotonic", [1, 1, 2, 4, 3]),
+        np.kron(np.diag([1, 0, 0]), np.full((2, 2), 0.5))[:5, :5]
+        + np.diag([0, 0, 1, 0, 0])
+        + np.pad(np.full((2, 2), 0.5), (3, 0)),
+    )
     interior = jacobian("l1_ball", np.full(5, 0.1))
     np.testing.assert_array_equal(interior, np.eye(5))
 

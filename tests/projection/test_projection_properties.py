@@ -47,9 +47,15 @@ def test_firmly_non_expansive(name, seed, size, digits):
 
 SELF_DUAL = ["non_negative", "second_order", "semidefinite"]
 DUALS = {name: name for name in SELF_DUAL} | {
-    "zero": "free", "free": "zero", "exponential": "exponential_dual", "exponential_dual": "exponential",
-    "power": "power_dual", "power_dual": "power", "product": "product_dual", "product_dual": "product",
-}  # fmt: skip
+    "zero": "free",
+    "free": "zero",
+    "exponential": "exponential_dual",
+    "exponential_dual": "exponential",
+    "power": "power_dual",
+    "power_dual": "power",
+    "product": "product_dual",
+    "product_dual": "product",
+}
 
 
 @pytest.mark.parametrize("name", DUALS)

@@ -153,9 +153,13 @@ def whole_run_of_minimize():
 
     def run(data, validation):
         return idf.bilevel.minimize(
-            lambda t, x: losses(x, *validation), idf.solvers.GradientDescent(lambda x, t: ridge(x, t, data)),
-            jnp.ones(4), x0=jnp.zeros(4), log=True, max_steps=15,
-        )  # fmt: skip
+            lambda t, x: losses(x, *validation),
+            idf.solvers.GradientDescent(lambda x, t: ridge(x, t, data)),
+            jnp.ones(4),
+            x0=jnp.zeros(4),
+            log=True,
+            max_steps=15,
+        )
 
     alone = run((jnp.asarray(ROWS), jnp.asarray(Y)), (jnp.asarray(VROWS), jnp.asarray(VY)))
     sets = on_devices(ROWS, Y), on_devices(VROWS, VY)

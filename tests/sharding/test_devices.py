@@ -9,9 +9,22 @@ import pytest
 
 HERE = Path(__file__).parent
 NAMES = [
-    "conjugate gradients", "MINRES", "BiCGStab", "GMRES", "solver and gradient", "lasso", "pytree", "small systems",
-    "explicit mesh", "data in shards", "memory", "minimize", "shard_map", "host solvers", "lanes",
-]  # fmt: skip
+    "conjugate gradients",
+    "MINRES",
+    "BiCGStab",
+    "GMRES",
+    "solver and gradient",
+    "lasso",
+    "pytree",
+    "small systems",
+    "explicit mesh",
+    "data in shards",
+    "memory",
+    "minimize",
+    "shard_map",
+    "host solvers",
+    "lanes",
+]
 
 
 @pytest.fixture(scope="module")
