@@ -201,6 +201,8 @@ class Implicit(Adjoint):
             solver, M = None, solver
         elif isinstance(solver, Automatic):
             solver, sought = None, solver.sought
+        elif isinstance(solver, Structured):
+            solver = solver.at(program, x, theta)
         return on_trees(program.product_of(maps), tree), LinearOptions(
             solver=solver,
             symmetric=bool(self.symmetric),

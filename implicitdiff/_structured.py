@@ -26,6 +26,11 @@ class Structured:
         del program, x, theta
         return self
 
+    def at(self, program: "Program", x: Sequence[Array], theta: Sequence[Array]) -> Self:
+        """The same for a solve at (x, theta), where it needs more of them than products."""
+        del program, x, theta
+        return self
+
 
 class StructuredSolver(Structured):
     """A linear solver that knows where the entries of A are."""

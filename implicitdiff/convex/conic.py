@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental.sparse import BCOO
 from jaxtyping import Array, Float, Int
 
@@ -18,9 +19,13 @@ from ..projection.cones import Cone, product_dual
 from . import _backends as backends
 from ._interior_point import interior_point
 from ._least_squares import least_squares
+from ._sparse_system import SparseSystem
+from ._units import solve_in_own_units
 
 Matrix = Any  # an array or a BCOO
 
+# Up to this many unknowns and constraints the derivative of a program with sparse data is that of a dense system.
+DENSE_SIZE = 400
 # With up to this many unknowns, a Cholesky factorisation checks that P is positive semidefinite.
 CHECKED_SIZE = 2000
 
@@ -74,7 +79,9 @@ def solve_conic(
             CSC matrices. "jax" is our own interior-point method, which stays on the device, computes in the dtype of
             the data, and solves a batch at once. It is the best choice for small dense programs; sparse data are made
             dense.
-        adjoint: how the derivative is computed; None for a dense least-squares solve.
+        adjoint: how the derivative is computed; None for a dense least-squares solve, or for a sparse LU factorisation
+            where P or A is BCOO and there are more than 400 unknowns and constraints. The latter takes time and memory
+            by the entries, and gives NaN where the program is degenerate.
         raise_on_failure: whether a program without a solution raises an error in an eager call.
         **settings: settings of the solver, under its own names; for "jax" these are `maxiter` and `tol`.
 
@@ -110,23 +117,44 @@ def solve_conic(
     P, A = (value if value is None or isinstance(value, BCOO) else jnp.asarray(value) for value in (P, A))
     dtype = jnp.result_type(q, b, float)
     q, b = q.astype(dtype), b.astype(dtype)
-    x, z, s, status = _solve(P, q, A, b, cones, solver, settings)
+    x, z, s, status, units = _solve(P, q, A, b, cones, solver, settings)
     if raise_on_failure and not isinstance(status, jax.core.Tracer) and int(status) > backends.ALMOST_SOLVED:
         raise ValueError(f"solve_conic: {backends.MEANING[int(status)]}.")
     if isinstance(P, jax.Array):
         P = (P + P.T) / 2
-    adjoint = Implicit(linear_solver=least_squares, on_failure="ignore") if adjoint is None else adjoint
-    x, v = implicit_root(conic_normal_map(cones), (x, z - s), P, q, A, b, adjoint=adjoint)
+    if adjoint is None:
+        adjoint = _adjoint(P, q, A, b, cones)
+    # In units in which multipliers and slacks can be compared; what is differentiated is the user's data.
+    columns, rows, worth = (lax.stop_gradient(unit.astype(dtype)) for unit in units)
+    data = _scaled(P, worth * columns, columns), worth * columns * q, _scaled(A, rows, columns), rows * b
+    x, v = implicit_root(conic_normal_map(cones), (x, z - s), *data, adjoint=adjoint)
     z = product_dual(v, cones)
-    return ConicSolution(x, z, z - v, status)
+    return ConicSolution(columns * x, rows * z / worth, (z - v) / rows, status)
+
+
+def _scaled(matrix: Matrix | None, rows: Array, columns: Array) -> Matrix | None:
+    """A matrix in other units."""
+    if not isinstance(matrix, BCOO):
+        return None if matrix is None else rows[:, None] * matrix * columns
+    factors = [side.at[matrix.indices[:, k]].get(mode="fill", fill_value=0) for k, side in enumerate((rows, columns))]
+    return BCOO((matrix.data * factors[0] * factors[1], matrix.indices), shape=matrix.shape)
+
+
+def _adjoint(P: Matrix | None, q: Array, A: Matrix, b: Array, cones: tuple[Cone, ...]) -> Adjoint:
+    """Least squares for small systems; sparse LU for large ones with sparse data."""
+    if q.size + b.size > DENSE_SIZE and (isinstance(P, BCOO) or isinstance(A, BCOO)):
+        return Implicit(linear_solver=SparseSystem(cones, jax.tree.structure((P, q, A, b))))
+    return Implicit(linear_solver=least_squares, on_failure="ignore")
 
 
 def _solve(P, q, A, b, cones, solver, settings):
-    """The solution, without a derivative."""
+    """The solution, without a derivative, and the units that it is in."""
+    dtype = q.dtype
     if solver == "jax":
         P, q, A, b = stop([_dense(P), q, _dense(A), b])
-        return interior_point(P, q, A, b, cones, **settings)
-    dtype = q.dtype
+        # Its multipliers and slacks are complementary: one of the two is exactly zero.
+        units = jnp.ones(q.size, dtype), jnp.ones(b.size, dtype), jnp.ones((), dtype)
+        return *interior_point(P, q, A, b, cones, **settings), units
     values = stop([_values(P), _pattern(P), q, _values(A), _pattern(A), b])
     n, m = q.size, b.size
     solve_one = backends.backend(solver)
@@ -144,12 +172,16 @@ def _solve(P, q, A, b, cones, solver, settings):
         )
         xs, zs, ss = np.full((count, n), np.nan), np.full((count, m), np.nan), np.full((count, m), np.nan)
         status = np.full(count, backends.FAILED, np.int32)
+        columns, rows, worth = np.ones((count, n)), np.ones((count, m)), np.ones(count)
 
         def matrix(values, pattern, shape):
             if values is None:
                 return sparse.csc_matrix(shape)
             values = np.asarray(values, float)
-            return sparse.csc_matrix(values if pattern is None else (values, pattern.T), shape)
+            if pattern is None:
+                return sparse.csc_matrix(values)
+            inside = np.all(pattern < np.array(shape), axis=1)  # a BCOO is padded with entries that lie outside
+            return sparse.csc_matrix((values[inside], pattern[inside].T), shape)
 
         def one(i):
             program = backends.Program(
@@ -163,19 +195,21 @@ def _solve(P, q, A, b, cones, solver, settings):
                 return
             if not _convex(program.P):
                 return
-            x, z, s, code = solve_one(program, **settings)
-            status[i] = code
-            if code <= backends.ALMOST_SOLVED:
-                xs[i], zs[i], ss[i] = x, z, s
+            found = solve_in_own_units(program, solve_one, not callable(solver), **settings)
+            status[i] = found.status
+            if found.status <= backends.ALMOST_SOLVED:
+                xs[i], zs[i], ss[i] = found.x, found.z, found.s
+                columns[i], rows[i], worth[i] = found.units
 
         backends.in_threads(one, count)
-        shaped = [a.reshape(*batch, -1).astype(dtype) for a in (xs, zs, ss)]
-        return (*shaped, status.reshape(batch))
+        x, z, s, of_columns, of_rows = (a.reshape(*batch, -1).astype(dtype) for a in (xs, zs, ss, columns, rows))
+        return x, z, s, status.reshape(batch), (of_columns, of_rows, worth.reshape(batch).astype(dtype))
 
-    shapes = [jax.ShapeDtypeStruct((k,), dtype) for k in (n, m, m)] + [jax.ShapeDtypeStruct((), jnp.int32)]
+    of = lambda *shape: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
+    shapes = of(n), of(m), of(m), jax.ShapeDtypeStruct((), jnp.int32), (of(n), of(m), of())
     if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
-        return tuple(jnp.asarray(part) for part in on_host(*jax.tree.map(np.asarray, values)))
-    return jax.pure_callback(on_host, tuple(shapes), *values, vmap_method="broadcast_all")
+        return jax.tree.map(jnp.asarray, on_host(*jax.tree.map(np.asarray, values)))
+    return jax.pure_callback(on_host, shapes, *values, vmap_method="broadcast_all")
 
 
 def _convex(P: Any) -> bool:

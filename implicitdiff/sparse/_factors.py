@@ -37,18 +37,17 @@ class Matrix:
         finite: whether all entries are.
     """
 
-    def __init__(self, pattern: Pattern, data: np.ndarray, eps: float, backend: Backend):
-        """Hold the entries, column by column."""
-        self.A = pattern.matrix(data.astype(np.float64))
-        self.symmetric = pattern.symmetric
+    def __init__(self, A: sparse.csc_array, symmetric: bool, eps: float, backend: Backend = "superlu"):
+        """Hold a matrix whose entries are off by eps; `symmetric` says that its pattern is."""
+        self.A = A.astype(np.float64)
+        self.symmetric = symmetric
         self.backend = backend
         # In float32 it is the rounding of the entries alone, since all else is in float64.
         self.noise = eps if eps < 1e-10 else eps / 4
-        self.finite = bool(np.all(np.isfinite(data)))
+        self.finite = bool(np.all(np.isfinite(self.A.data)))
         largest = abs(self.A).max(axis=0).toarray().ravel()
         sizes = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
         self.unit = 2.0 ** -np.clip(np.floor(np.log2(sizes)), -1000, 1000)
-        self._sure: dict[bool, bool] = {}
         self._lock = threading.Lock()
 
     @cached_property
@@ -142,16 +141,23 @@ class Kept:
         found.update(np.ascontiguousarray(shown).data)
         return found.digest()
 
-    def matrix(self, key: bytes, pattern: Pattern, shown: np.ndarray, eps: float, backend: Backend) -> Matrix:
+    def get(self, key: bytes, make: Callable[[], Matrix]) -> Matrix:
         """The matrix of this key, made anew where it is no longer kept."""
         with self._lock:
             found = self._kept.pop(key, None)
-            if found is None:
-                found = Matrix(pattern, shown.reshape(-1)[pattern.places], eps, backend)
+            found = make() if found is None else found
             self._kept[key] = found
             while len(self._kept) > 1 and sum(one.bytes for one in self._kept.values()) > MEMORY:
                 self._kept.popitem(last=False)
             return found
+
+    def matrix(self, key: bytes, pattern: Pattern, shown: np.ndarray, eps: float, backend: Backend) -> Matrix:
+        """The matrix whose entries products show."""
+
+        def make() -> Matrix:
+            return Matrix(pattern.matrix(shown.reshape(-1)[pattern.places]), pattern.symmetric, eps, backend)
+
+        return self.get(key, make)
 
 
 KEPT = Kept()

@@ -1,0 +1,156 @@
+"""The linear system of a conic program with sparse data, factorised sparsely.
+
+The normal map has the Jacobian
+
+    [ P   A'D   ]
+    [ A   D - I ]
+
+with D the derivative of the projection of v onto the dual cone, which has one block for each cone. For linear
+inequalities D is one where a constraint is active and zero elsewhere, so that the inactive rows have an entry on the
+diagonal besides their row of A, and nothing else depends on them.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+from scipy import sparse
+
+from .._batching import batchable
+from .._linear import Solution
+from .._structured import StructuredSolver
+from ..projection.cones import Cone, NonNegative, Zero, product_dual
+from ..sparse._factors import KEPT, Matrix
+from ..sparse._located import on_host
+
+if TYPE_CHECKING:
+    from .._linear import System
+    from .._program import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseSystem(StructuredSolver):
+    """Sparse LU of the Jacobian of the normal map.
+
+    Attributes:
+        cones: of the program.
+        tree: the structure of (P, q, A, b).
+        operands: x, v and the leaves of (P, q, A, b), where a solve is under way.
+    """
+
+    cones: tuple[Cone, ...]
+    tree: Any
+    operands: tuple[Array, ...] | None = None
+
+    def at(self, program: "Program", x: Sequence[Array], theta: Sequence[Array]) -> "SparseSystem":
+        """The same with the data of a solve."""
+        return dataclasses.replace(self, operands=(*x, *theta[program.constants :]))
+
+    def strategy(self, system: "System", transpose: bool) -> Callable[[Array, Array], Solution]:
+        """Factors are made outside of the solve, so that the transpose shares them."""
+        assert self.operands is not None
+        (x, v, *leaves), eps = self.operands, system.space.eps
+        n, m = x.size, v.size
+        D = lax.stop_gradient(self.derivative(v))
+        data = [lax.stop_gradient(leaf) for leaf in leaves]
+
+        def matrix(data: list, D: Any) -> Matrix:
+            return KEPT.get(digest([*data, D]), lambda: Matrix(self.jacobian(data, D, n, m), False, eps))
+
+        def solved(data: list, D: Any, bs: Any) -> tuple[np.ndarray, np.ndarray]:
+            bs = np.asarray(bs)
+            X, status = matrix([np.asarray(leaf) for leaf in data], np.asarray(D)).solve(bs.T.astype(float), transpose)
+            with np.errstate(over="ignore"):
+                return X.T.astype(bs.dtype), status
+
+        def many(found: tuple, bs: Array) -> Solution:
+            kinds = jax.ShapeDtypeStruct(bs.shape, bs.dtype), jax.ShapeDtypeStruct((len(bs),), jnp.int32)
+            x, status = on_host(solved, kinds, *found, bs)
+            return Solution(x, status, jnp.ones(status.shape, jnp.int32))
+
+        def single(found: tuple, b: Array) -> Solution:
+            return jax.tree.map(lambda leaf: leaf[0], many(found, b[None]))
+
+        solver = batchable(single, many)
+        return lambda b, atol: solver((data, D), b)
+
+    def derivative(self, v: Array) -> Array:
+        """The derivative of the projection of v: row k has its product with the k-th unit vector of every cone."""
+        places = self.places()
+        count = int(places.max(initial=0)) + 1
+        # Behind a barrier, or XLA would compute these vectors when it compiles.
+        seeds = (lax.optimization_barrier(jnp.asarray(places))[None] == jnp.arange(count)[:, None]).astype(v.dtype)
+        return jax.vmap(lambda seed: jax.jvp(lambda v: product_dual(v, self.cones), (v,), (seed,))[1])(seeds)
+
+    def places(self) -> np.ndarray:
+        """The place of each row in its cone; those of linear cones are cones of their own."""
+        parts = [
+            np.zeros(cone.size, np.int32)
+            if isinstance(cone, Zero | NonNegative)
+            else np.arange(cone.size, dtype=np.int32)
+            for cone in self.cones
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def jacobian(self, leaves: list, shown: np.ndarray, n: int, m: int) -> sparse.csc_array:
+        """The matrix, in SciPy."""
+        data = iter(leaves)
+        P, _, A, _ = self.tree.unflatten([_Leaf(next(data)) for _ in leaves])
+        P, A = _matrix(P, (n, n)), _matrix(A, (m, n))
+        D = self.blocks(shown, m)
+        jacobian = sparse.block_array([[P, A.T @ D], [A, D - sparse.eye_array(m)]], format="csc")
+        return sparse.csc_array(jacobian)
+
+    def blocks(self, shown: np.ndarray, m: int) -> sparse.csc_array:
+        """D as a matrix with a block for each cone."""
+        rows, columns, values, start = [], [], [], 0
+        for cone in self.cones:
+            size = cone.size
+            at = np.arange(start, start + size)
+            if isinstance(cone, Zero | NonNegative):
+                rows.append(at)
+                columns.append(at)
+                values.append(shown[0, at])
+            else:
+                rows.append(np.tile(at, size))
+                columns.append(np.repeat(at, size))
+                values.append(shown[:size, at].ravel())
+            start += size
+        if not rows:
+            return sparse.csc_array((m, m))
+        entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
+        return sparse.csc_array(sparse.coo_array(entries, shape=(m, m)))
+
+
+class _Leaf:
+    """An array of the data, which JAX takes for a leaf."""
+
+    def __init__(self, value: np.ndarray):
+        self.value = value
+
+
+def _matrix(matrix: Any, shape: tuple[int, int]) -> sparse.csc_array:
+    """A matrix of SciPy from None, an array, or a BCOO, whose padding lies outside of it."""
+    if matrix is None:
+        return sparse.csc_array(shape)
+    if isinstance(matrix, _Leaf):
+        return sparse.csc_array(matrix.value.astype(float))
+    values, indices = matrix.data.value, matrix.indices.value
+    inside = np.all(indices < np.array(shape), axis=1)
+    entries = values[inside].astype(float), (indices[inside, 0], indices[inside, 1])
+    return sparse.csc_array(sparse.coo_array(entries, shape=shape))
+
+
+def digest(arrays: Sequence[np.ndarray]) -> bytes:
+    """What tells data apart."""
+    found = hashlib.blake2b(b"normal map", digest_size=16)
+    for array in arrays:
+        found.update(f"{array.dtype} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.digest()
