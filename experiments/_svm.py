@@ -131,8 +131,8 @@ def start(data: Data):
 def adjoint(condition_name: str, default: bool = False) -> idf.Implicit:
     """Conjugate gradients. The library would choose them as well, but reserve memory for a dense fallback.
 
-    The condition of mirror descent needs the fallback where the solver stopped early: the system is then indefinite, and
-    conjugate gradients notice that after some ten products. Where the solver converged, they need a few hundred.
+    The condition of mirror descent needs the fallback where the solver stopped early: the system is then indefinite,
+    and conjugate gradients notice that after some ten products. Where the solver converged, they need a few hundred.
     """
     return idf.Implicit(linear_solver=None if default or condition_name == MIRROR else idf.krylov.CG(max_steps=5000))
 

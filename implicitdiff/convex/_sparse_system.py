@@ -50,7 +50,10 @@ class SparseSystem(StructuredSolver):
 
     def at(self, program: "Program", x: Sequence[Array], theta: Sequence[Array]) -> "SparseSystem":
         """The same with the data of a solve."""
-        return dataclasses.replace(self, operands=(*x, *theta[program.constants :]))
+        # The arguments of the conditions are the last of theta; a program that is traced for first derivatives has
+        # constants of its own behind them.
+        theta = theta[: getattr(program, "thetas", len(theta))]
+        return dataclasses.replace(self, operands=(*x, *theta[len(theta) - self.tree.num_leaves :]))
 
     def strategy(self, system: "System", transpose: bool) -> Callable[[Array, Array], Solution]:
         """Factors are made outside of the solve, so that the transpose shares them."""

@@ -68,9 +68,9 @@ def solve_conic(
     `certify.diagnose(conic_normal_map(cones), (x, dual - slack), P, q, A, b)` says whether it is degenerate, and why.
 
     Args:
-        P: (n, n) symmetric positive semidefinite, dense or BCOO; None for a linear objective.
+        P: (n, n) symmetric positive semidefinite, dense, BCOO or a SciPy sparse matrix; None for a linear objective.
         q: (n,).
-        A: (m, n), dense or BCOO.
+        A: (m, n), likewise.
         b: (m,).
         cones: the factors of K, in the order of the rows of A: `Zero`, `NonNegative`, `SecondOrder`,
             `PositiveSemidefinite`, `Exponential`, `Power`.
@@ -114,7 +114,7 @@ def solve_conic(
                 f"solve_conic: {name} has shape {jnp.shape(value)}, expected {expected}: q has {n} entries, b {m}, and "
                 f"the cones are of size {total} together."
             )
-    P, A = (value if value is None or isinstance(value, BCOO) else jnp.asarray(value) for value in (P, A))
+    P, A = as_matrix(P), as_matrix(A)
     dtype = jnp.result_type(q, b, float)
     q, b = q.astype(dtype), b.astype(dtype)
     x, z, s, status, units = _solve(P, q, A, b, cones, solver, settings)
@@ -223,6 +223,15 @@ def _convex(P: Any) -> bool:
         except np.linalg.LinAlgError:
             return False
     return True
+
+
+def as_matrix(matrix: Any) -> Matrix | None:
+    """A SciPy sparse matrix as BCOO, and what is not a matrix yet as an array."""
+    if matrix is None or isinstance(matrix, BCOO):
+        return matrix
+    if hasattr(matrix, "tocoo"):
+        return BCOO.from_scipy_sparse(matrix.tocoo().astype(float))
+    return jnp.asarray(matrix)
 
 
 def _dense(matrix: Matrix | None) -> Array | None:
