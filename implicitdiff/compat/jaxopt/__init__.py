@@ -1,0 +1,31 @@
+"""JAXopt's names and conventions: `import implicitdiff.compat.jaxopt as jaxopt`.
+
+JAXopt is no longer maintained. Programs that use it run on with this one line changed, and with derivatives that are
+right, in forward mode too and to second order. The solvers are those of `implicitdiff.solvers` under JAXopt's
+arguments; an option of JAXopt's own algorithms that has no effect here warns where it is set. New programs use
+`implicitdiff` itself: the migration page says how.
+
+What differs in all solver classes: the iteration ends when both JAXopt's error, which has the units of the problem,
+and our own, which has none, are at most tol; where it did not end so, it warns; the derivative is that of the solution,
+taken one Newton step beyond the last iterate, so that its error is of second order in what tol leaves over.
+"""
+
+from . import base as base
+from . import implicit_diff as implicit_diff
+from . import isotonic as isotonic
+from . import linear_solve as linear_solve
+from . import loss as loss
+from . import objective as objective
+from . import projection as projection
+from . import prox as prox
+from . import tree_util as tree_util
+from ._base import OptStep as OptStep
+from ._first_order import BlockCoordinateDescent as BlockCoordinateDescent
+from ._first_order import MirrorDescent as MirrorDescent
+from ._first_order import ProjectedGradient as ProjectedGradient
+from ._first_order import ProximalGradient as ProximalGradient
+from ._smooth import BFGS as BFGS
+from ._smooth import LBFGS as LBFGS
+from ._smooth import LBFGSB as LBFGSB
+from ._smooth import GradientDescent as GradientDescent
+from ._smooth import NonlinearCG as NonlinearCG

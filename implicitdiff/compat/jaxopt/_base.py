@@ -1,0 +1,228 @@
+"""What the solvers under JAXopt's names share: the loop over one of our methods, and what they return."""
+
+import dataclasses
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ..._adjoint import Adjoint, Unrolled
+from ..._fixed_point import as_root
+from ...solvers import _state
+from ...solvers._iterative import IterativeSolver, floating
+from ...solvers._unconverged import OnUnconverged
+from .linear_solve import adjoint_of
+
+
+class OptStep(NamedTuple):
+    """What `run` and `update` return: (params, state)."""
+
+    params: Any
+    state: Any
+
+
+class KKTSolution(NamedTuple):
+    """A primal solution with the multipliers of its equations and inequalities."""
+
+    primal: Any
+    dual_eq: Any = None
+    dual_ineq: Any = None
+
+
+class State(NamedTuple):
+    """How a solver stands.
+
+    Attributes:
+        iter_num: the number of iterations done.
+        error: what JAXopt calls the error, a norm in the units of the problem, which the iteration brings below tol.
+        converged: whether our own error, which has no unit, is below tol as well; JAXopt has no such field.
+        value: the value of the objective at the parameters, where the solver has one.
+        stepsize: the last step size, where the method has one.
+        grad: the gradient, where the method keeps it.
+        aux: what the function returned beside its value.
+        internal_state: what the method itself needs to go on.
+    """
+
+    iter_num: Any
+    error: Any
+    converged: Any
+    value: Any = None
+    stepsize: Any = None
+    grad: Any = None
+    aux: Any = None
+    internal_state: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"The state has no {name!r}, which is JAXopt's own bookkeeping: found are {', '.join(self._fields)}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop(IterativeSolver):
+    """One of our methods, iterated until its error and JAXopt's are both below tol."""
+
+    method: Any
+    absolute: Callable[..., Array]
+    name: str
+    verbose: bool
+
+    def own_condition(self, state: _state.State) -> Callable:
+        """The method's."""
+        return self.method.own_condition(state.memory)
+
+    def init_state(self, init: PyTree, *args: Any, **kwargs: Any) -> _state.State:
+        """The method's, in a state of ours."""
+        inner = self.method.init_state(init, *args, **kwargs)
+        return _state.State(inner.iteration, inner.error, inner.converged, memory=inner)
+
+    def update(self, x: PyTree, state: _state.State, *args: Any, **kwargs: Any) -> tuple[PyTree, _state.State]:
+        """One iteration of the method."""
+        x, inner = self.method.update(x, state.memory, *args, **kwargs)
+        # NaN in the relative error says that the method is stuck.
+        error = jnp.where(jnp.isnan(inner.error), jnp.nan, self.absolute(x, inner, *args, **kwargs))
+        error = error.astype(inner.error.dtype)
+        if self.verbose:
+            jax.debug.print(self.name + ": iteration {}, error {}", inner.iteration, error)
+        return x, _state.State(inner.iteration, error, inner.error <= self.tol, memory=inner)
+
+    def finished(self, x: PyTree, state: _state.State, *args: Any, **kwargs: Any) -> _state.State:
+        """The state with what the method knows at the end."""
+        inner = self.method.finished(x, state.memory, *args, **kwargs)
+        return state._replace(value=inner.value, aux=inner.aux)
+
+    def _unfinished(self, state: _state.State) -> Array:
+        done = state.converged & (state.error <= self.tol)
+        return ~done & (state.iteration < self.maxiter) & ~jnp.isnan(state.error)
+
+
+def residual_norm(x: PyTree, state: _state.State, *args: Any, **kwargs: Any) -> Array:
+    """The norm of the residual that our methods remember: of the gradient, generalised, or of T(x) - x."""
+    del x, args, kwargs
+    memory = state.memory
+    return _state.size(memory.residual if isinstance(memory, _state.Trace) else memory.trace.residual)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Solver:
+    """Base of the iterative solvers under JAXopt's names.
+
+    Every class takes JAXopt's arguments, and `on_unconverged` ("warn", "nan", "raise" or "ignore"), which says what
+    happens where the relative error is above tol after maxiter iterations: JAXopt says nothing then.
+    """
+
+    _: dataclasses.KW_ONLY
+    on_unconverged: OnUnconverged = "warn"
+
+    # Options of JAXopt's own algorithm: setting one of them warns.
+    without_effect: ClassVar[dict[str, str]] = {}
+
+    def __post_init__(self):
+        """Warn of options without an effect; compile `update`, as JAXopt does."""
+        warn_of(self, self.without_effect)
+        if getattr(self, "jit", True):
+            object.__setattr__(self, "update", jax.jit(self.update))
+
+    @abstractmethod
+    def build(self) -> Any:
+        """The solver of ours that does the work."""
+
+    def packed(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """The arguments of the method from those of `run` after the first."""
+        return args, kwargs
+
+    def absolute(self) -> Callable[..., Array]:
+        """JAXopt's error, called as (x, state of the method, *args of the method)."""
+        return residual_norm
+
+    def conditions(self) -> Callable:
+        """F or T of the method, with step size one where there is one."""
+        return self.build().own_condition(None)
+
+    def adjoint(self) -> Adjoint:
+        """How the derivative is computed."""
+        if not getattr(self, "implicit_diff", True):
+            return Unrolled()
+        return adjoint_of(getattr(self, "implicit_diff_solve", None), polish=1)
+
+    def loop(self, **changes: Any) -> Loop:
+        """The method with its loop."""
+        options = dict(
+            maxiter=self.maxiter, tol=self.tol, adjoint=self.adjoint(), on_unconverged=self.on_unconverged,
+            method=dataclasses.replace(self.build(), tol=0.0), absolute=self.absolute(),
+            name=type(self).__name__, verbose=bool(self.verbose),
+        )  # fmt: skip
+        return Loop(**{**options, **changes})
+
+    def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
+        """What is zero at a solution: F, or T(params) - params."""
+        args, kwargs = self.packed(args, kwargs)
+        condition = self.conditions()
+        residual = as_root(condition)(params, *args, **kwargs)
+        return residual if getattr(condition, "is_root", False) else jax.tree.map(jnp.negative, residual)
+
+    def l2_optimality_error(self, params: PyTree, *args: Any, **kwargs: Any) -> Array:
+        """The Euclidean norm of `optimality_fun`."""
+        return _state.size(self.optimality_fun(params, *args, **kwargs))
+
+    def init_state(self, init_params: PyTree, *args: Any, **kwargs: Any) -> State:
+        """The state before the first iteration."""
+        args, kwargs = self.packed(args, kwargs)
+        loop, init = self.loop(), floating(start_of(init_params))
+        return self._state(loop.finished(init, loop.init_state(init, *args, **kwargs), *args, **kwargs))
+
+    def update(self, params: PyTree, state: State, *args: Any, **kwargs: Any) -> OptStep:
+        """One iteration, without a derivative of its own."""
+        args, kwargs = self.packed(args, kwargs)
+        loop, params = self.loop(), floating(params)
+        x, new = loop.update(params, state.internal_state, *args, **kwargs)
+        return OptStep(x, self._state(loop.finished(x, new, *args, **kwargs)))
+
+    def run(self, init_params: PyTree, *args: Any, **kwargs: Any) -> OptStep:
+        """Iterate from `init_params`, parameters or an `OptStep`: (params, state), params differentiable.
+
+        Raises:
+            RuntimeError: not converged, with `on_unconverged="raise"`.
+        """
+        args, kwargs = self.packed(args, kwargs)
+        init = start_of(init_params)
+        if getattr(self, "jit", True):
+            found = self.loop().run(init, *args, **kwargs)
+        else:
+            with jax.disable_jit():
+                found = self.loop().run(init, *args, **kwargs)
+        return OptStep(found.x, self._state(found.state))
+
+    def _state(self, state: _state.State) -> State:
+        memory = state.memory.memory
+        known = lambda name: getattr(memory, name, None)  # noqa: E731
+        return State(
+            state.iteration, state.error, state.converged, state.value, known("stepsize"), known("gradient"),
+            state.aux, state._replace(value=None, aux=None),
+        )  # fmt: skip
+
+
+def warn_of(solver: Any, without_effect: dict[str, str]) -> None:
+    """Warn where an option that has no effect here differs from its default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(solver)}
+    for name, reason in without_effect.items():
+        if getattr(solver, name) is not defaults[name] and getattr(solver, name) != defaults[name]:
+            warnings.warn(f"{type(solver).__name__}: {name} has no effect here: {reason}.", UserWarning, stacklevel=5)
+
+
+def start_of(init: Any) -> Any:
+    """The parameters of an `OptStep`, or what it is."""
+    return init.params if isinstance(init, OptStep) else init
+
+
+def objective(solver: Any) -> tuple[Callable, dict[str, bool]]:
+    """The function of a solver with what it returns, as our solvers take it."""
+    both = callable(solver.value_and_grad)
+    f = solver.value_and_grad if both else solver.fun
+    return f, dict(has_aux=solver.has_aux, value_and_grad=both or bool(solver.value_and_grad))
