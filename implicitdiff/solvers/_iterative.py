@@ -98,7 +98,7 @@ class IterativeSolver:
         if self._unrolls():
             x, state = self._unrolled(floating(init), args, kwargs)
             policy: OnUnconverged = "ignore" if self.on_unconverged == "warn" else self.on_unconverged
-            return Result(settle(x, state, policy, type(self).__name__, remedy), state)
+            return Result(settle(x, state, policy, self.title, remedy), state)
 
         def whole(init, args, kwargs):
             x, state = self._loop(init, *args, **kwargs)
@@ -106,9 +106,14 @@ class IterativeSolver:
 
         # A solution does not depend on where one started, and what was iterated is not differentiated.
         x, state = stop(compiled_call(whole, stop(floating(init)), stop(args), stop(kwargs)))
-        x = settle(x, state, self.on_unconverged, type(self).__name__, remedy)
+        x = settle(x, state, self.on_unconverged, self.title, remedy)
         condition = self.own_condition(state) if self.condition is None else self.condition
         return Result(attach(as_root(condition), x, args, kwargs, self.adjoint), state)
+
+    @property
+    def title(self) -> str:
+        """The name under which messages speak of the solver."""
+        return type(self).__name__
 
     @property
     def unrolled(self) -> bool:
@@ -144,7 +149,7 @@ class IterativeSolver:
     def _shown(self) -> Progress | None:
         if not self.progress and self.callback is None:
             return None
-        return Progress(type(self).__name__, self.maxiter, self.progress, self.callback)
+        return Progress(self.title, self.maxiter, self.progress, self.callback)
 
     def _unrolled(self, init: PyTree, args: tuple, kwargs: dict) -> tuple[PyTree, State]:
         start = (init, self.init_state(init, *args, **kwargs))

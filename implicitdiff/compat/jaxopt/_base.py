@@ -11,10 +11,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..._adjoint import Adjoint, Unrolled
+from ..._decorators import stop
 from ..._fixed_point import as_root
+from ..._root import attach
 from ...solvers import _state
 from ...solvers._iterative import IterativeSolver, floating
-from ...solvers._unconverged import OnUnconverged
+from ...solvers._unconverged import OnUnconverged, settle
 from .linear_solve import adjoint_of
 
 
@@ -73,6 +75,11 @@ class Loop(IterativeSolver):
     name: str
     verbose: bool
 
+    @property
+    def title(self) -> str:
+        """JAXopt's name of the solver."""
+        return self.name
+
     def own_condition(self, state: _state.State) -> Callable:
         """The method's."""
         return self.method.own_condition(state.memory)
@@ -96,6 +103,22 @@ class Loop(IterativeSolver):
         """The state with what the method knows at the end."""
         inner = self.method.finished(x, state.memory, *args, **kwargs)
         return state._replace(value=inner.value, aux=inner.aux)
+
+    def by_python(self, init: PyTree, args: tuple, kwargs: dict) -> _state.Result:
+        """`run` by a loop of Python's, for functions that are not JAX: these have no derivative of the solution."""
+        init = floating(init)
+        start, fixed, named = (init, args, kwargs) if self.unrolled else stop((init, args, kwargs))
+        with jax.disable_jit():
+            x, state = start, self.init_state(start, *fixed, **named)
+            while bool(self._unfinished(state)):
+                x, state = self.update(x, state, *fixed, **named)
+            state = stop(self.finished(x, state, *fixed, **named))
+        policy = "ignore" if self.unrolled and self.on_unconverged == "warn" else self.on_unconverged
+        x = settle(x, state, policy, self.title, f"Raise maxiter (it is {self.maxiter}) or tol, or scale the problem.")
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((x, args, kwargs)))
+        if self.unrolled or not traced:
+            return _state.Result(x, state)
+        return _state.Result(attach(as_root(self.own_condition(state)), stop(x), args, kwargs, self.adjoint), state)
 
     def _unfinished(self, state: _state.State) -> Array:
         done = state.converged & (state.error <= self.tol)
@@ -151,14 +174,14 @@ class Solver:
             return Unrolled()
         return adjoint_of(getattr(self, "implicit_diff_solve", None), polish=1)
 
-    def loop(self, **changes: Any) -> Loop:
+    def loop(self) -> Loop:
         """The method with its loop."""
-        options = dict(
-            maxiter=self.maxiter, tol=self.tol, adjoint=self.adjoint(), on_unconverged=self.on_unconverged,
-            method=dataclasses.replace(self.build(), tol=0.0), absolute=self.absolute(),
-            name=type(self).__name__, verbose=bool(self.verbose),
+        own: Any = self  # each class has these fields, in JAXopt's order
+        return Loop(
+            maxiter=own.maxiter, tol=own.tol, adjoint=self.adjoint(), on_unconverged=self.on_unconverged,
+            method=dataclasses.replace(self.build(), tol=0.0, adjoint=self.adjoint()), absolute=self.absolute(),
+            name=type(self).__name__, verbose=bool(own.verbose),
         )  # fmt: skip
-        return Loop(**{**options, **changes})
 
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         """What is zero at a solution: F, or T(params) - params."""
@@ -192,11 +215,8 @@ class Solver:
         """
         args, kwargs = self.packed(args, kwargs)
         init = start_of(init_params)
-        if getattr(self, "jit", True):
-            found = self.loop().run(init, *args, **kwargs)
-        else:
-            with jax.disable_jit():
-                found = self.loop().run(init, *args, **kwargs)
+        loop = self.loop()
+        found = loop.run(init, *args, **kwargs) if getattr(self, "jit", True) else loop.by_python(init, args, kwargs)
         return OptStep(found.x, self._state(found.state))
 
     def _state(self, state: _state.State) -> State:
@@ -221,7 +241,7 @@ def start_of(init: Any) -> Any:
     return init.params if isinstance(init, OptStep) else init
 
 
-def objective(solver: Any) -> tuple[Callable, dict[str, bool]]:
+def objective(solver: Any) -> tuple[Callable, dict[str, Any]]:
     """The function of a solver with what it returns, as our solvers take it."""
     both = callable(solver.value_and_grad)
     f = solver.value_and_grad if both else solver.fun

@@ -27,9 +27,9 @@ def of_packed(f: Callable) -> Callable:
     return lambda x, packed: f(x, *packed[0], **packed[1])
 
 
-def with_step_one(solver: Any, prox: Callable) -> Condition:
+def with_step_one(solver: Any, prox: Callable) -> Callable:
     """T of the proximal-gradient method with step size one."""
-    one = _state.State(jnp.int32(0), jnp.inf, jnp.array(False), memory=_One(1.0))
+    one = _state.State(jnp.int32(0), jnp.array(jnp.inf), jnp.array(False), memory=_One(1.0))
     return proximal_condition(solver, prox, one)
 
 
@@ -78,7 +78,7 @@ class ProximalGradient(Solver):
             of_packed(f), self.prox, stepsize=step(self.stepsize), accelerated=self.acceleration, **options
         )
 
-    def conditions(self) -> Condition:
+    def conditions(self) -> Callable:
         """T with step size one."""
         return with_step_one(self.build(), self.prox)
 
@@ -128,7 +128,7 @@ class ProjectedGradient(Solver):
     def _project(self, v: PyTree, theta: Any) -> PyTree:
         return self.projection(v, theta)
 
-    def conditions(self) -> Condition:
+    def conditions(self) -> Callable:
         """T with step size one."""
         return with_step_one(self.build(), lambda v, theta, _: self.projection(v, theta))
 

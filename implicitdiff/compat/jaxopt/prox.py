@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
 from ... import prox as ours
+from .tree_util import broadcast_pytrees
 
 
 def prox_none(x: PyTree, hyperparams: Any = None, scaling: Any = 1.0) -> PyTree:
@@ -34,13 +35,7 @@ def prox_non_negative_lasso(x: PyTree, l1reg: Any = None, scaling: Any = 1.0) ->
 def prox_elastic_net(x: PyTree, hyperparams: tuple | None = None, scaling: Any = 1.0) -> PyTree:
     """Of lam (|x|_1 + gamma / 2 |x|^2), hyperparams = (lam, gamma)."""
     lam, gamma = (1.0, 1.0) if hyperparams is None else hyperparams
-    leaves = jax.tree.structure(x).num_leaves
-    if jax.tree.structure(lam).num_leaves == jax.tree.structure(gamma).num_leaves:
-        l2 = jax.tree.map(lambda a, b: a * b, lam, gamma)
-    elif jax.tree.structure(lam).num_leaves == leaves:
-        l2 = jax.tree.map(lambda a: a * gamma, lam)
-    else:
-        l2 = jax.tree.map(lambda b: lam * b, gamma)
+    l2 = jax.tree.map(lambda a, b: a * b, *broadcast_pytrees(lam, gamma))
     return ours.elastic_net(x, (lam, l2), scaling)
 
 

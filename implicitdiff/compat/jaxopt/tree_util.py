@@ -28,14 +28,15 @@ tree_div = _elementwise(operator.truediv, "tree_div")
 
 def broadcast_pytrees(*trees: PyTree) -> tuple[PyTree, ...]:
     """The pytrees, those that are single leaves repeated in the structure of the others."""
-    structures = [jax.tree.structure(tree) for tree in trees if not jax.tree_util.all_leaves([tree])]
+    structures: list[Any] = [jax.tree.structure(tree) for tree in trees if not jax.tree_util.all_leaves([tree])]
     if not structures:
         return trees
     if any(structure != structures[0] for structure in structures):
         raise ValueError(f"broadcast_pytrees: the structures differ: {structures}.")
     whole = structures[0]
     return tuple(
-        whole.unflatten([tree] * whole.num_leaves) if jax.tree_util.all_leaves([tree]) else tree for tree in trees
+        jax.tree.unflatten(whole, [tree] * whole.num_leaves) if jax.tree_util.all_leaves([tree]) else tree
+        for tree in trees
     )
 
 
