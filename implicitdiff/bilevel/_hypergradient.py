@@ -56,7 +56,7 @@ def hypergradient(
     error of those at x, and the factor by which the step reduces the residual is that by which it reduces the error.
     One loop evaluates both points, because F, outer and two linear solves take most of the compilation time.
     """
-    condition = F.after(lambda eta: (theta_of(eta),))
+    condition = F.after(lambda eta: ((theta_of(eta),), {}))
     here = Linearised.of(condition, x, (eta,), dataclasses.replace(adjoint, on_failure="ignore"))
     norm = jnp.linalg.norm
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._arguments import Arguments
 from .._decorators import DifferentiableSolver, stop
 from .._fixed_point import as_root
 from .._implicit import Implicit
@@ -40,6 +41,7 @@ class Inner:
         self.adjoint = Implicit()
         self.has_init = True
         self.has_aux = False
+        self.arguments: Arguments | None = None  # which of them go to the condition
         if isinstance(inner, IterativeSolver):
             self.solver: Any = dataclasses.replace(inner, adjoint=None, progress=False)
             self.condition: Any = None
@@ -49,9 +51,10 @@ class Inner:
             self.has_init = not isinstance(inner, SklearnSolver)
         elif isinstance(inner, DifferentiableSolver):
             self.solver, self.condition, given = inner.solver, inner.F, inner.adjoint
-            self.has_init, self.has_aux = inner.has_init, inner.has_aux
+            self.has_init, self.has_aux, self.arguments = inner.has_init, inner.has_aux, inner.arguments
         elif isinstance(inner, tuple) and len(inner) == 2 and all(map(callable, inner)):
             (self.solver, condition), given = inner, None
+            self.arguments = Arguments(self.solver, condition, has_init=True)
             self.condition = as_root(condition) if hasattr(condition, "is_root") else condition
         else:
             raise TypeError(
@@ -84,7 +87,15 @@ class Inner:
     def bound(self, F: Callable) -> Condition:
         """F(x, theta) from F(x, *args), with the known properties of its Jacobian."""
         known = {name: getattr(F, name, None) for name in ("symmetric", "positive_definite", "parts")}
-        return Condition(F, name_of(F), is_root=True, **known).after(self.args)
+        return Condition(F, name_of(F), is_root=True, **known).after(self.args_of_F)
+
+    def args_of_F(self, theta: PyTree) -> tuple[tuple, dict[str, Any]]:
+        """The arguments of F after x: those of the solver after init, its defaults among them."""
+        args = self.args(theta)
+        if self.arguments is None:
+            return args, {}
+        call = self.arguments.of_F((None, *args) if self.has_init else args, {})
+        return call.args, call.kwargs
 
 
 def _has_parameter(function: Callable, name: str) -> bool:

@@ -46,11 +46,15 @@ class Condition:
         """F(x, *args, **kwargs) or T(x, *args, **kwargs)."""
         return self.call(x, *args, **kwargs)
 
-    def after(self, args: Callable[[PyTree], tuple]) -> "Condition":
-        """The condition as a function of (x, theta), called with (x, *args(theta))."""
+    def after(self, arguments: Callable[[PyTree], tuple[tuple, dict[str, Any]]]) -> "Condition":
+        """The condition as a function of (x, theta), called with x and the arguments, (args, kwargs), for theta."""
 
         def bound(call: Callable) -> Callable:
-            return lambda x, theta: call(x, *args(theta))
+            def at(x: PyTree, theta: PyTree) -> PyTree:
+                args, kwargs = arguments(theta)
+                return call(x, *args, **kwargs)
+
+            return at
 
         parts = None if self.parts is None else (bound(self.parts[0]), bound(self.parts[1]))
         return Condition(

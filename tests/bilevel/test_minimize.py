@@ -291,6 +291,17 @@ def test_history_plots_itself():
     plt.close(figure)
 
 
+@pytest.mark.parametrize("decorated", [True, False])
+def test_the_condition_gets_the_defaults_of_the_solver(decorated):
+    """F's own default would be the condition of another problem, with another best theta."""
+    F = lambda x, t, *, weight=9.0: weight * x - t
+    solver = lambda init, t, tol=None, weight=2.0: t / weight
+    inner = idf.custom_root(F)(solver) if decorated else (solver, F)
+    found = minimize(lambda t, x: jnp.sum((x - 3) ** 2), inner, jnp.ones(2), x0=jnp.zeros(2))
+    np.testing.assert_allclose(found.theta, [6.0, 6.0], rtol=1e-6)
+    np.testing.assert_allclose(found.history.gradient_norm[0], 2.5 * 2**0.5, rtol=1e-6)  # 2 (1 / 2 - 3) / 2, twice
+
+
 def test_wrong_use():
     with pytest.raises(TypeError, match="inner must be"):
         minimize(validation, lambda x, t: x, 1.0, x0=jnp.zeros(N))
