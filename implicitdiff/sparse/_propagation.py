@@ -69,7 +69,7 @@ def _through(eqn: Any, inputs: list[Known]) -> list[Known]:
         with jax.ensure_compile_time_eval():
             results = eqn.primitive.bind(*map(jnp.asarray, values), **eqn.params)
         return [Known(None, np.asarray(r)) for r in (results if eqn.primitive.multiple_results else [results])]
-    if all(one.on is None for one in inputs) and name not in _CALLS:
+    if all(one.on is None for one in inputs) and name not in (*_CALLS, "bcoo_transpose"):
         return [Known()] * len(outputs)
     rule = RULES.get(name)
     found = NotImplemented if rule is None else rule(eqn, inputs)
@@ -146,7 +146,16 @@ def _row(one: Known, aval: Any, at: int) -> Known:
     return Known(on, None if one.value is None else one.value[at])
 
 
+def _transposed(eqn: Any, inputs: list[Known]) -> Any:
+    """The indices of a transposed `BCOO` matrix, which are known where those of the matrix are."""
+    data, indices = inputs
+    permutation = list(eqn.params["permutation"])
+    if data.on is not None or indices.value is None or indices.value.ndim != 2:
+        return NotImplemented if data.on is not None else [Known(), Known()]
+    return [Known(), Known(None, indices.value[:, permutation])]
+
+
 RULES: dict[str, Any] = MOVING | ARITHMETIC | dict.fromkeys(_CALLS, _call)
-RULES |= {"cond": _cond, "scan": _scan, ruled_p.name: _ruled}
+RULES |= {"bcoo_transpose": _transposed, "cond": _cond, "scan": _scan, ruled_p.name: _ruled}
 # Behind a barrier numbers are what they were.
 RULES["optimization_barrier"] = lambda eqn, inputs: list(inputs)

@@ -82,6 +82,7 @@ EXACT = {
     "dynamic slices": lambda x: lax.dynamic_update_slice(x, lax.dynamic_slice(x, (2,), (4,)) ** 2, (7,)),
     "nested solutions": lambda x: nested(x).ravel(),
     "sparse matrix": lambda x: SPARSE @ x**2 + x,
+    "transposed sparse matrix": lambda x: SPARSE.T @ x**2 + x,
     "integers of floats": lambda x: x * jnp.floor(jnp.roll(x, 1)) + jnp.sign(jnp.roll(x, 2)) + lax.stop_gradient(x[0]),
     "sort in rows": lambda x: jnp.sort(x.reshape(4, 3), axis=1).ravel(),
     "complex": lambda x: jnp.real(jnp.exp(1j * x) * jnp.roll(x, 1)),
