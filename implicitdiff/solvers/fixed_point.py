@@ -10,7 +10,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from .. import optimality
-from .._program import check_output
+from .._implicit import Implicit
+from .._program import check_output, trace
 from ._iterative import IterativeSolver, nothing_known
 from ._state import State, Trace, judged
 
@@ -145,11 +146,14 @@ class Newton(IterativeSolver):
 
     `state.error` is the length of the last Newton step relative to |x| (where that is zero, to 1/100 of the way from
     the start). The linear system is solved as the implicit function theorem solves it: directly when small,
-    by a Krylov method when large.
+    by a Krylov method when large; or by the linear solver that is given.
 
     Attributes:
         G: `G(x, *args)`, a pytree like x.
         stepsize: the share of the Newton step that is taken, in (0, 1].
+        linear_solver: how to solve for the step, and for the derivative unless `adjoint` says otherwise: see
+            `Implicit`. `implicitdiff.sparse.LU()` makes this a sparse Newton method; the factors of a step at x are
+            kept, and serve the derivative where the last step has not changed x.
 
     Example:
         >>> import jax, implicitdiff as idf
@@ -160,6 +164,12 @@ class Newton(IterativeSolver):
 
     G: Callable[..., PyTree]
     stepsize: float = 1.0
+    linear_solver: Any = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.linear_solver is not None and self.adjoint is None:
+            object.__setattr__(self, "adjoint", Implicit(linear_solver=self.linear_solver))
 
     def own_condition(self, state: State) -> Callable:
         """G itself, as a root condition."""
@@ -173,7 +183,19 @@ class Newton(IterativeSolver):
 
     def update(self, x: PyTree, state: State, *args: Any, **kwargs: Any) -> tuple[PyTree, State]:
         """One Newton step."""
-        new = optimality.newton(self.G, self.stepsize)(x, *args, **kwargs)
-        step = jax.tree.map(lambda a, b: (b - a) / self.stepsize, x, new)
+        if self.linear_solver is None:
+            new = optimality.newton(self.G, self.stepsize)(x, *args, **kwargs)
+            step = jax.tree.map(lambda a, b: (b - a) / self.stepsize, x, new)
+        else:
+            step = self._step(x, args, kwargs)
+            new = jax.tree.map(lambda a, s: a + self.stepsize * s, x, step)
         error, trace = judged(state.memory, x, step, curvature=1.0)
         return new, State(state.iteration + 1, error, error <= self.tol, memory=trace)
+
+    def _step(self, x: PyTree, args: tuple, kwargs: dict) -> PyTree:
+        """The Newton step, by the linear solver that was given."""
+        leaves, tree = jax.tree.flatten(x)
+        program, theta = trace(self.G, x, args, kwargs)
+        adjoint, read = Implicit(linear_solver=self.linear_solver).traced(program, leaves, theta)
+        new = adjoint.bound(read).newton(program, leaves, theta)
+        return tree.unflatten([b - a for a, b in zip(leaves, new, strict=True)])
