@@ -222,7 +222,9 @@ class Functions:
         return sizes[0], sizes[1]
 
 
-def free(objective: Objective, method: str, bounds: bool, tol: float, options: dict | None) -> Callable:
+def free(
+    objective: Objective, method: str, bounds: bool, tol: float, options: dict | None, callback: Callable | None = None
+) -> Callable:
     """`solve(init, *args)` by a method without constraints other than a box."""
     functions = Functions(objective.f)
 
@@ -239,6 +241,7 @@ def free(objective: Objective, method: str, bounds: bool, tol: float, options: d
             y, steps, again = run(
                 minimize, x0=x / units.x, method=method, tol=tol, options=extra,
                 bounds=Bounds(low / units.x, high / units.x) if bounds else None,
+                callback=callback and (lambda y, *_, unit=units.x: callback(layout(y * unit))),
                 **objective.arguments(method, layout, args, units),
             )  # fmt: skip
             iterations += steps

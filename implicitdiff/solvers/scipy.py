@@ -93,6 +93,7 @@ def scipy_minimize(
     ineq: Callable | None = None,
     tol: float = 1e-9,
     options: dict | None = None,
+    callback: Callable[[PyTree], Any] | None = None,
     adjoint: Adjoint | None = None,
     on_unconverged: OnUnconverged = "warn",
 ) -> ScipySolver:
@@ -121,6 +122,7 @@ def scipy_minimize(
         ineq: inequalities `ineq(z, theta_ineq)`, a pytree of arrays, or None.
         tol: handed to SciPy.
         options: handed to SciPy, beside our own defaults (for L-BFGS-B `ftol=0`, `gtol=tol` and 10,000 iterations).
+        callback: `callback(x)` on the host after each iteration; not with eq or ineq.
         adjoint: how the derivative is computed.
         on_unconverged: what happens to a result that is no solution: "warn" when called eagerly, "nan", "raise" (also
             under jit) or "ignore".
@@ -138,9 +140,11 @@ def scipy_minimize(
     """
     condition = minimum.condition(f, eq, ineq, bounds)
     if eq is None and ineq is None:
-        solve = minimum.free(minimum.Objective(f), (method or "L-BFGS-B").lower(), bounds, tol, options)
+        solve = minimum.free(minimum.Objective(f), (method or "L-BFGS-B").lower(), bounds, tol, options, callback)
         own = condition if bounds else optimality.stationary(f)
         return ScipySolver(solve, own, _like_init, adjoint, on_unconverged)
+    if callback is not None:
+        raise ValueError("scipy_minimize: a callback is for minima without constraints other than a box.")
     solve, shape = minimum.constrained(f, (method or "SLSQP").lower(), eq, ineq, bounds, tol, options)
     return ScipySolver(solve, condition, shape, adjoint, on_unconverged)
 

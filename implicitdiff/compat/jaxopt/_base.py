@@ -74,6 +74,7 @@ class Loop(IterativeSolver):
     absolute: Callable[..., Array]
     name: str
     verbose: bool
+    aux_of: Callable[..., Any] | None = None
 
     @property
     def title(self) -> str:
@@ -102,7 +103,8 @@ class Loop(IterativeSolver):
     def finished(self, x: PyTree, state: _state.State, *args: Any, **kwargs: Any) -> _state.State:
         """The state with what the method knows at the end."""
         inner = self.method.finished(x, state.memory, *args, **kwargs)
-        return state._replace(value=inner.value, aux=inner.aux)
+        aux = inner.aux if self.aux_of is None else self.aux_of(x, *args, **kwargs)
+        return state._replace(value=inner.value, aux=aux)
 
     def by_python(self, init: PyTree, args: tuple, kwargs: dict) -> _state.Result:
         """`run` by a loop of Python's, for functions that are not JAX: these have no derivative of the solution."""
@@ -136,11 +138,26 @@ def residual_norm(x: PyTree, state: _state.State, *args: Any, **kwargs: Any) -> 
 class Solver:
     """Base of the iterative solvers under JAXopt's names.
 
-    Every class takes JAXopt's arguments, and `on_unconverged` ("warn", "nan", "raise" or "ignore"), which says what
-    happens where the relative error is above tol after maxiter iterations: JAXopt says nothing then.
+    Attributes:
+        maxiter: the largest number of iterations.
+        tol: the iteration ends when both errors of the state are at most that.
+        verbose: whether to print each iteration.
+        implicit_diff: False to differentiate the iterations themselves.
+        implicit_diff_solve: a linear solver `(matvec, b) -> x`, such as those of `linear_solve`; None chooses.
+        jit: False to iterate in Python, for functions that are not JAX.
+        unroll: how JAXopt writes its loop; here both modes of differentiation work whatever it is.
+        on_unconverged: what happens where the relative error is above tol after maxiter iterations: "warn", "nan",
+            "raise" or "ignore", which is what JAXopt does.
     """
 
     _: dataclasses.KW_ONLY
+    maxiter: int = 500
+    tol: float = 1e-3
+    verbose: bool | int = False
+    implicit_diff: bool = True
+    implicit_diff_solve: Callable | None = None
+    jit: bool = True
+    unroll: str | bool = "auto"
     on_unconverged: OnUnconverged = "warn"
 
     # Options of JAXopt's own algorithm: setting one of them warns.
@@ -149,7 +166,7 @@ class Solver:
     def __post_init__(self):
         """Warn of options without an effect; compile `update`, as JAXopt does."""
         warn_of(self, self.without_effect)
-        if getattr(self, "jit", True):
+        if self.jit:
             object.__setattr__(self, "update", jax.jit(self.update))
 
     @abstractmethod
@@ -164,23 +181,24 @@ class Solver:
         """JAXopt's error, called as (x, state of the method, *args of the method)."""
         return residual_norm
 
+    def auxiliary(self) -> Callable[..., Any] | None:
+        """What gives aux at the parameters, where the method does not."""
+        return None
+
     def conditions(self) -> Callable:
         """F or T of the method, with step size one where there is one."""
         return self.build().own_condition(None)
 
     def adjoint(self) -> Adjoint:
         """How the derivative is computed."""
-        if not getattr(self, "implicit_diff", True):
-            return Unrolled()
-        return adjoint_of(getattr(self, "implicit_diff_solve", None), polish=1)
+        return adjoint_of(self.implicit_diff_solve, polish=1) if self.implicit_diff else Unrolled()
 
     def loop(self) -> Loop:
         """The method with its loop."""
-        own: Any = self  # each class has these fields, in JAXopt's order
         return Loop(
-            maxiter=own.maxiter, tol=own.tol, adjoint=self.adjoint(), on_unconverged=self.on_unconverged,
+            maxiter=self.maxiter, tol=self.tol, adjoint=self.adjoint(), on_unconverged=self.on_unconverged,
             method=dataclasses.replace(self.build(), tol=0.0, adjoint=self.adjoint()), absolute=self.absolute(),
-            name=type(self).__name__, verbose=bool(own.verbose),
+            name=type(self).__name__, verbose=bool(self.verbose), aux_of=self.auxiliary(),
         )  # fmt: skip
 
     def optimality_fun(self, params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
@@ -216,7 +234,7 @@ class Solver:
         args, kwargs = self.packed(args, kwargs)
         init = start_of(init_params)
         loop = self.loop()
-        found = loop.run(init, *args, **kwargs) if getattr(self, "jit", True) else loop.by_python(init, args, kwargs)
+        found = loop.run(init, *args, **kwargs) if self.jit else loop.by_python(init, args, kwargs)
         return OptStep(found.x, self._state(found.state))
 
     def _state(self, state: _state.State) -> State:
@@ -239,6 +257,13 @@ def warn_of(solver: Any, without_effect: dict[str, str]) -> None:
 def start_of(init: Any) -> Any:
     """The parameters of an `OptStep`, or what it is."""
     return init.params if isinstance(init, OptStep) else init
+
+
+def without_aux(f: Callable, has_aux: bool) -> tuple[Callable, Callable | None]:
+    """F without its aux, and aux alone where there is one."""
+    if not has_aux:
+        return f, None
+    return (lambda *args, **kwargs: f(*args, **kwargs)[0]), (lambda *args, **kwargs: f(*args, **kwargs)[1])
 
 
 def objective(solver: Any) -> tuple[Callable, dict[str, Any]]:

@@ -58,16 +58,9 @@ class ProximalGradient(Solver):
     value_and_grad: bool | Callable = False
     has_aux: bool = False
     stepsize: float | Callable = 0.0
-    maxiter: int = 500
     maxls: int = 15
-    tol: float = 1e-3
     acceleration: bool = True
     decrease_factor: float = 0.5
-    verbose: bool | int = False
-    implicit_diff: bool = True
-    implicit_diff_solve: Callable | None = None
-    jit: bool = True
-    unroll: str | bool = "auto"
 
     without_effect: ClassVar[dict[str, str]] = dict(maxls=LINE_SEARCH, decrease_factor=LINE_SEARCH)
 
@@ -105,16 +98,9 @@ class ProjectedGradient(Solver):
     value_and_grad: bool | Callable = False
     has_aux: bool = False
     stepsize: float | Callable = 0.0
-    maxiter: int = 500
     maxls: int = 15
-    tol: float = 1e-3
     acceleration: bool = True
     decrease_factor: float = 0.5
-    verbose: bool | int = False
-    implicit_diff: bool = True
-    implicit_diff_solve: Callable | None = None
-    jit: bool = True
-    unroll: str | bool = "auto"
 
     without_effect: ClassVar[dict[str, str]] = dict(maxls=LINE_SEARCH, decrease_factor=LINE_SEARCH)
 
@@ -199,14 +185,8 @@ class MirrorDescent(Solver):
     fun: Callable
     projection_grad: Callable
     stepsize: float | Callable
-    maxiter: int = 500
-    tol: float = 1e-2
-    verbose: bool | int = False
-    implicit_diff: bool = True
-    implicit_diff_solve: Callable | None = None
-    has_aux: bool = False
-    jit: bool = True
-    unroll: str | bool = "auto"
+    has_aux: bool = dataclasses.field(default=False, kw_only=True)
+    tol: float = dataclasses.field(default=1e-2, kw_only=True)
 
     @staticmethod
     def make_projection_grad(projection: Callable, mapping_fun: Callable) -> Callable:
@@ -308,13 +288,7 @@ class BlockCoordinateDescent(Solver):
 
     fun: CompositeLinearFunction
     block_prox: Callable
-    maxiter: int = 500
-    tol: float = 1e-4
-    verbose: bool | int = False
-    implicit_diff: bool = True
-    implicit_diff_solve: Callable | None = None
-    jit: bool = True
-    unroll: str | bool = "auto"
+    tol: float = dataclasses.field(default=1e-4, kw_only=True)
 
     def __post_init__(self):
         """Check fun."""

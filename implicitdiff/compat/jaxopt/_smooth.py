@@ -8,16 +8,6 @@ from ... import solvers as ours
 from ._base import Solver, objective
 
 LINE_SEARCH = "the line search is our own, see implicitdiff.solvers"
-# Options of JAXopt's line searches, which the quasi-Newton methods share.
-SEARCH = dict.fromkeys(
-    (
-        "stepsize", "linesearch", "linesearch_init", "condition", "maxls", "decrease_factor", "increase_factor",
-        "max_stepsize", "min_stepsize",
-    ),
-    LINE_SEARCH,
-)  # fmt: skip
-
-_SEARCH_ALONE = {name: reason for name, reason in SEARCH.items() if name != "stepsize"}
 
 
 def step(stepsize: Any) -> Any:
@@ -43,16 +33,9 @@ class GradientDescent(Solver):
     value_and_grad: bool | Callable = False
     has_aux: bool = False
     stepsize: float | Callable = 0.0
-    maxiter: int = 500
     maxls: int = 15
-    tol: float = 1e-3
     acceleration: bool = True
     decrease_factor: float = 0.5
-    verbose: bool | int = False
-    implicit_diff: bool = True
-    implicit_diff_solve: Callable | None = None
-    jit: bool = True
-    unroll: str | bool = "auto"
 
     without_effect: ClassVar[dict[str, str]] = dict(maxls=LINE_SEARCH, decrease_factor=LINE_SEARCH)
 
@@ -63,7 +46,46 @@ class GradientDescent(Solver):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LBFGS(Solver):
+class QuasiNewton(Solver):
+    """What the quasi-Newton methods share: fun, and options of JAXopt's line searches, which warn where they are set.
+
+    Attributes:
+        fun: `fun(params, *args, **kwargs)` to a real scalar.
+        value_and_grad: True where fun returns (value, gradient); or a function that does.
+        has_aux: whether fun returns (value, aux).
+    """
+
+    fun: Callable
+    value_and_grad: bool | Callable = False
+    has_aux: bool = False
+    _: dataclasses.KW_ONLY
+    stepsize: float | Callable = 0.0
+    linesearch: str = "zoom"
+    linesearch_init: str = "increase"
+    stop_if_linesearch_fails: bool = False
+    condition: Any = None
+    maxls: int = 30
+    decrease_factor: float | None = None
+    increase_factor: float = 1.5
+    max_stepsize: float = 1.0
+    min_stepsize: float = 1e-6
+
+    without_effect: ClassVar[dict[str, str]] = {
+        "stepsize": LINE_SEARCH,
+        "linesearch": LINE_SEARCH,
+        "linesearch_init": LINE_SEARCH,
+        "stop_if_linesearch_fails": "a line search that fails always ends the iteration, with error NaN",
+        "condition": LINE_SEARCH,
+        "maxls": LINE_SEARCH,
+        "decrease_factor": LINE_SEARCH,
+        "increase_factor": LINE_SEARCH,
+        "max_stepsize": LINE_SEARCH,
+        "min_stepsize": LINE_SEARCH,
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LBFGS(QuasiNewton):
     """The limited-memory BFGS method, by `implicitdiff.solvers.LBFGS`: `run(init_params, *args, **kwargs)`.
 
     `state.error` is the norm of the gradient. The line search is our own: its options warn where they are set.
@@ -75,32 +97,11 @@ class LBFGS(Solver):
         1.0
     """
 
-    fun: Callable
-    value_and_grad: bool | Callable = False
-    has_aux: bool = False
-    maxiter: int = 500
-    tol: float = 1e-3
-    stepsize: float | Callable = 0.0
-    linesearch: str = "zoom"
-    linesearch_init: str = "increase"
-    stop_if_linesearch_fails: bool = False
-    condition: Any = None
-    maxls: int = 30
-    decrease_factor: float | None = None
-    increase_factor: float = 1.5
-    max_stepsize: float = 1.0
-    min_stepsize: float = 1e-6
-    history_size: int = 10
-    use_gamma: bool = True
-    implicit_diff: bool = True
-    implicit_diff_solve: Callable | None = None
-    jit: bool = True
-    unroll: str | bool = "auto"
-    verbose: bool | int = False
+    history_size: int = dataclasses.field(default=10, kw_only=True)
+    use_gamma: bool = dataclasses.field(default=True, kw_only=True)
 
     without_effect: ClassVar[dict[str, str]] = {
-        **SEARCH,
-        "stop_if_linesearch_fails": "a line search that fails always ends the iteration, with error NaN",
+        **QuasiNewton.without_effect,
         "use_gamma": "the first approximation of the Hessian is always scaled",
     }
 
@@ -111,7 +112,7 @@ class LBFGS(Solver):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class BFGS(Solver):
+class BFGS(QuasiNewton):
     """The BFGS method, as L-BFGS that remembers the last 100 steps: `run(init_params, *args, **kwargs)`.
 
     With fewer than 100 iterations the two are the same; `state` has no matrix H. See `LBFGS`.
@@ -123,28 +124,6 @@ class BFGS(Solver):
         1.0
     """
 
-    fun: Callable
-    value_and_grad: bool | Callable = False
-    has_aux: bool = False
-    maxiter: int = 500
-    tol: float = 1e-3
-    stepsize: float | Callable = 0.0
-    linesearch: str = "zoom"
-    linesearch_init: str = "increase"
-    condition: Any = None
-    maxls: int = 30
-    decrease_factor: float | None = None
-    increase_factor: float = 1.5
-    max_stepsize: float = 1.0
-    min_stepsize: float = 1e-6
-    implicit_diff: bool = True
-    implicit_diff_solve: Callable | None = None
-    jit: bool = True
-    unroll: str | bool = "auto"
-    verbose: bool | int = False
-
-    without_effect: ClassVar[dict[str, str]] = SEARCH
-
     def build(self) -> ours.LBFGS:
         """Ours."""
         f, options = objective(self)
@@ -152,7 +131,7 @@ class BFGS(Solver):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class NonlinearCG(Solver):
+class NonlinearCG(QuasiNewton):
     """Nonlinear conjugate gradients, by `implicitdiff.solvers.NonlinearCG`: `run(init_params, *args, **kwargs)`.
 
     The directions are those of Hestenes and Stiefel, started afresh where the factor is negative, whichever `method`
@@ -165,28 +144,11 @@ class NonlinearCG(Solver):
         1.0
     """
 
-    fun: Callable
-    value_and_grad: bool | Callable = False
-    has_aux: bool = False
-    maxiter: int = 100
-    tol: float = 1e-3
-    method: str = "polak-ribiere"
-    linesearch: str = "zoom"
-    linesearch_init: str = "increase"
-    condition: Any = None
-    maxls: int = 30
-    decrease_factor: float | None = None
-    increase_factor: float = 1.2
-    max_stepsize: float = 1.0
-    min_stepsize: float = 1e-6
-    implicit_diff: bool = True
-    implicit_diff_solve: Callable | None = None
-    jit: bool = True
-    unroll: str | bool = "auto"
-    verbose: bool | int = False
+    maxiter: int = dataclasses.field(default=100, kw_only=True)
+    method: str = dataclasses.field(default="polak-ribiere", kw_only=True)
 
     without_effect: ClassVar[dict[str, str]] = {
-        **_SEARCH_ALONE,
+        **QuasiNewton.without_effect,
         "method": "the directions are those of Hestenes and Stiefel",
     }
 
@@ -197,7 +159,7 @@ class NonlinearCG(Solver):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LBFGSB(Solver):
+class LBFGSB(QuasiNewton):
     """L-BFGS in a box, by `implicitdiff.solvers.LBFGS`: `run(init_params, bounds, *args, **kwargs)`.
 
     bounds = (lower, upper), each like the parameters, a number, or None. `state.error` is the norm of the projected
@@ -210,29 +172,10 @@ class LBFGSB(Solver):
         [0.5 1. ]
     """
 
-    fun: Callable
-    value_and_grad: bool | Callable = False
-    has_aux: bool = False
-    maxiter: int = 50
-    tol: float = 1e-3
-    stepsize: float | Callable = 0.0
-    linesearch: str = "zoom"
-    linesearch_init: str = "increase"
-    stop_if_linesearch_fails: bool = False
-    condition: Any = None
-    maxls: int = 30
-    decrease_factor: float | None = None
-    increase_factor: float = 1.5
-    max_stepsize: float = 1.0
-    min_stepsize: float = 1e-6
-    theta: float = 1.0
-    history_size: int = 10
-    use_gamma: bool = True
-    implicit_diff: bool = True
-    implicit_diff_solve: Callable | None = None
-    jit: bool = True
-    unroll: str | bool = "auto"
-    verbose: bool | int = False
+    maxiter: int = dataclasses.field(default=50, kw_only=True)
+    theta: float = dataclasses.field(default=1.0, kw_only=True)
+    history_size: int = dataclasses.field(default=10, kw_only=True)
+    use_gamma: bool = dataclasses.field(default=True, kw_only=True)
 
     without_effect: ClassVar[dict[str, str]] = {
         **LBFGS.without_effect,
