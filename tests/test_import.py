@@ -12,10 +12,23 @@ def test_what_the_packages_stand_on_is_not_imported_with_the_core():
     code = """if True:
     import sys, implicitdiff
     assert not {"optax", "scipy.sparse", "clarabel", "sklearn", "implicitdiff.projection"} & set(sys.modules)
+    assert not any(name.startswith("implicitdiff.compat") for name in sys.modules)
     implicitdiff.projection.simplex, implicitdiff.bilevel.minimize, implicitdiff.convex.solve_qp
     import implicitdiff.solvers, implicitdiff.prox as prox
     from implicitdiff import certify, mirror, optimality
     assert implicitdiff.prox is prox and "implicitdiff.solvers" in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nothing_else_imports_the_names_of_jaxopt():
+    code = """if True:
+    import sys, implicitdiff
+    for name in implicitdiff._PACKAGES:
+        getattr(implicitdiff, name)
+    assert not any(name.startswith("implicitdiff.compat") for name in sys.modules)
+    import implicitdiff.compat.jaxopt as jaxopt
+    assert "jaxopt" not in sys.modules and "cvxpy" not in sys.modules and jaxopt.LBFGS
     """
     subprocess.run([sys.executable, "-c", code], check=True)
 
