@@ -133,24 +133,42 @@ def _convolution(eqn: Any, inputs: list[Known]) -> Any:
     return [Known(checked(sparse.csr_array(windows[spread.transpose(inverse).ravel()]), eqn))]
 
 
-def _sparse_product(eqn: Any, inputs: list[Known]) -> Any:
-    """A `BCOO` matrix times an array that depends on the unknowns."""
-    data, indices, right = inputs
-    info = eqn.params["lhs_spinfo"]
-    (contracted, batch) = eqn.params["dimension_numbers"]
-    plain = len(info.shape) == 2 and len(eqn.invars[1].aval.shape) == 2 and eqn.invars[1].aval.shape[1] == 2
-    if data.on is not None or indices.value is None or not plain or batch[0] or len(contracted[0]) != 1:
-        return NotImplemented
-    c, d = contracted[0][0], contracted[1][0]
-    inside = np.all(indices.value < np.array(info.shape), axis=1)  # what fills up is outside
-    rows, columns = indices.value[inside, 1 - c], indices.value[inside, c]
-    shape = eqn.invars[2].aval.shape
-    lines = np.moveaxis(places_of([eqn.invars[2].aval])[0] - 1, d, 0).reshape(shape[d], -1)
-    width = lines.shape[1]
-    target = rows[:, None] * width + np.arange(width)
-    ones, count = np.ones(target.size, bool), size(eqn.outvars[0].aval)
-    route = sparse.csr_array((ones, (target.ravel(), lines[columns].ravel())), shape=(count, lines.size))
-    return [Known(checked(sparse.csr_array(route @ right.on), eqn))]
+def _lanes(core: int) -> Any:
+    """Outputs that depend on all inputs of their lane, the matrices of the last `core` axes of the first input."""
+
+    def rule(eqn: Any, inputs: list[Known]) -> list[Known]:
+        shape = eqn.invars[0].aval.shape
+        lanes = math.prod(shape[: len(shape) - core])
+        parts = []
+        for atom, one in zip(eqn.invars, inputs, strict=True):
+            if one.on is not None:
+                parts.append(gathered(np.repeat(np.arange(lanes), size(atom.aval) // max(lanes, 1)), one.on, lanes))
+        lane: Any = union(*parts)
+        found = []
+        for var in eqn.outvars:
+            each = size(var.aval) // max(lanes, 1)
+            if lane.nnz * each > LARGEST:
+                raise TooDenseError(f"every number of a matrix depends on all, through {eqn.primitive.name!r}")
+            found.append(Known(sparse.csr_array(lane[np.repeat(np.arange(lanes), each)])))
+        return found
+
+    return rule
+
+
+def _windows(eqn: Any, inputs: list[Known]) -> Any:
+    """Sums and extrema of windows, axis by axis: the window of an output is a product of intervals."""
+    params, route = eqn.params, sparse.eye_array(1, dtype=bool, format="csr")
+    axes = zip(
+        eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape, params["window_dimensions"], params["window_strides"],
+        params["padding"], params["base_dilation"], params["window_dilation"], strict=True,
+    )  # fmt: skip
+    for length, out, window, stride, (low, _), base, dilation in axes:
+        at = np.arange(out)[:, None] * stride + np.arange(window) * dilation - low
+        hit = (at % base == 0) & (at >= 0) & (at // base < length)
+        row, _ = np.nonzero(hit)
+        one = sparse.csr_array((np.ones(len(row), bool), (row, at[hit] // base)), shape=(out, length))
+        route = sparse.kron(route, one, format="csr")
+    return [Known(checked(sparse.csr_array(route @ inputs[0].on), eqn))]
 
 
 # fmt: off
@@ -160,7 +178,7 @@ _ELEMENTWISE = (
     "div", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "igamma", "igammac", "imag", "integer_pow", "lgamma",
     "log", "log1p", "logistic", "max", "min", "mul", "neg", "polygamma", "pow", "random_gamma_grad", "real",
     "reduce_precision", "regularized_incomplete_beta", "rem", "rsqrt", "sin", "sinh", "sqrt", "square", "sub",
-    "tan", "tanh",
+    "tan", "tanh", "zeta",
 )
 # fmt: on
 ARITHMETIC: dict[str, Any] = dict.fromkeys(_ELEMENTWISE, _elementwise)
@@ -173,11 +191,16 @@ ARITHMETIC |= dict.fromkeys(
 ARITHMETIC |= dict.fromkeys(
     ["floor", "ceil", "round", "sign", "stop_gradient"], lambda eqn, inputs: [Known()] * len(eqn.outvars)
 )
+ARITHMETIC |= dict.fromkeys(["reduce_window_sum", "reduce_window_max", "reduce_window_min"], _windows)
+ARITHMETIC |= dict.fromkeys(
+    ["cholesky", "lu", "eigh", "eig", "svd", "qr", "geqrf", "householder_product", "schur", "triangular_solve"],
+    _lanes(2),
+)
+ARITHMETIC |= dict.fromkeys(["top_k", "tridiagonal_solve"], _lanes(1))
 ARITHMETIC |= dict(
     select_n=_select,
     dot_general=_dot,
     conv_general_dilated=_convolution,
-    bcoo_dot_general=_sparse_product,
     sort=lambda eqn, inputs: _along(eqn, inputs, [eqn.params["dimension"]]),
     fft=lambda eqn, inputs: _along(eqn, inputs, _last(eqn, len(eqn.params["fft_lengths"]))),
 )

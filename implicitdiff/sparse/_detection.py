@@ -38,7 +38,7 @@ def pattern(F: Callable[..., PyTree], x: PyTree, *args: Any, **kwargs: Any) -> P
     The pattern is read off the operations that F is made of, not off numbers: an entry that happens to vanish at this x
     is part of it. Integer arrays among the arguments, such as the indices of a mesh, steer the pattern and must be
     known: call this outside of `jit`, and pass the result to `LU(pattern=...)`. What the analysis cannot see through,
-    such as a general `while_loop`, a sort or a nested solution, counts as dense from its inputs to its outputs.
+    such as a `while_loop` that couples all, or a nested solution, counts as dense from its inputs to its outputs.
 
     Args:
         F: the conditions, a root F(x, *args) = 0 or a fixed-point condition of `implicitdiff.optimality`.

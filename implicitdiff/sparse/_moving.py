@@ -1,5 +1,6 @@
 """Dependences through primitives that only move numbers: these are applied to the places of the numbers."""
 
+import math
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from jax import lax
 from scipy import sparse
 
-from ._dependence import Known, picked, places_of, size, union, unknowns
+from ._dependence import LARGEST, Known, TooDenseError, checked, gathered, picked, places_of, size, union, unknowns
 
 
 def _moves(numpy_way: Any):
@@ -99,12 +100,33 @@ def _gather(eqn: Any, inputs: list[Known]) -> Any:
     if x.on is None:
         return [Known()]
     if indices.value is None:
-        return NotImplemented
+        return _gather_anywhere(eqn, x.on)
     places = places_of([eqn.invars[0].aval], np.int32)[0]
     with jax.ensure_compile_time_eval():
         params = eqn.params | dict(fill_value=0)
         moved = eqn.primitive.bind(jnp.asarray(places), jnp.asarray(indices.value), **params)
     return [picked(np.asarray(moved), [x.on], [places.size], unknowns(inputs))]
+
+
+def _gather_anywhere(eqn: Any, on: sparse.csr_array) -> list[Known]:
+    """At indices that are not known: all numbers along the axes that these choose from, those alike along others."""
+    names, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    shape, out = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    batch = [at for at in range(len(out)) if at not in names.offset_dims]
+    same = {x: batch[i] for x, i in zip(names.operand_batching_dims, names.start_indices_batching_dims, strict=True)}
+    whole = [d for d in range(len(shape)) if d not in (*names.collapsed_slice_dims, *names.operand_batching_dims)]
+    same |= {d: at for at, d in zip(names.offset_dims, whole, strict=True) if sizes[d] == shape[d]}
+    order = sorted(same)
+    kept = [shape[d] for d in order]
+    groups = np.arange(math.prod(kept)).reshape([shape[d] if d in same else 1 for d in range(len(shape))])
+    line = gathered(np.broadcast_to(groups, shape), on, groups.size)
+    rows = np.zeros((1,) * len(out), np.int64)
+    for d, stride in zip(order, np.cumprod([1, *kept[::-1]])[-2::-1] if kept else [], strict=True):
+        rows = rows + stride * np.arange(shape[d]).reshape([-1 if at == same[d] else 1 for at in range(len(out))])
+    spread = np.broadcast_to(rows, out).ravel()
+    if line.nnz * (spread.size // max(groups.size, 1)) > LARGEST:
+        raise TooDenseError(f"an array of shape {out} may be any of the numbers, through 'gather' at unknown indices")
+    return [Known(checked(sparse.csr_array(line[spread]), eqn))]
 
 
 def _scatter(eqn: Any, inputs: list[Known]) -> Any:

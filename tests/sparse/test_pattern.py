@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from jax import lax
-from jax.experimental.sparse import BCOO
+from jax.experimental.sparse import BCOO, BCSR
 
 import implicitdiff as idf
 from implicitdiff.sparse import Pattern
@@ -24,6 +24,58 @@ def ruled(x):
 
 
 ruled.defjvp(lambda primals, tangents: (jnp.sin(primals[0]), jnp.cos(primals[0]) * tangents[0]))
+
+
+@jax.custom_jvp
+def rounded(x):
+    return jnp.round(x)
+
+
+rounded.defjvp(lambda primals, tangents: (jnp.round(primals[0]), 2 * jnp.roll(tangents[0], 1)))
+
+
+@jax.custom_vjp
+def signs(x, y):
+    return jnp.sign(x) * y
+
+
+signs.defvjp(lambda x, y: (signs(x, y), y), lambda y, g: (3.0 * g * y, jnp.zeros_like(y)))
+
+
+def assembled(x):
+    """A sparse matrix whose entries depend on x, times x."""
+    return BCOO((jnp.sin(x[MESH[:, 0]]), jnp.asarray(MESH[:, :2])), shape=(N, N)) @ x
+
+
+def small_systems(x):
+    A = jnp.eye(2) * 4 + x.reshape(6, 2, 1) * jnp.ones((2, 2))
+    return jnp.linalg.solve(A, jnp.cos(x).reshape(6, 2, 1)).ravel()
+
+
+def unknown_indices(x):
+    """What is chosen in each row depends on numbers."""
+    rows = x.reshape(3, 4)
+    return jnp.take_along_axis(rows, jnp.argsort(rows, axis=1), axis=1).ravel()
+
+
+def long_scan(x):
+    """Each step hands on what it was given, counts, and reads from a table."""
+
+    def step(carry, now):
+        at, before, time = carry
+        return (at + 1, now, time + 0.1), jnp.sin(time + 1) * now * before * now + x[at % 2]
+
+    return lax.scan(step, (jnp.int32(3), x[-1], 0.0), jnp.tile(x, 8), reverse=True)[1][:N]
+
+
+def newton(x):
+    """Each unknown by itself, as long as it takes."""
+
+    def root(a):
+        step = lambda y: y - (y**3 + y - a) / (3 * y**2 + 1)
+        return lax.while_loop(lambda y: jnp.abs(y**3 + y - a) > 1e-9, step, a)
+
+    return jax.vmap(root)(x) * jnp.roll(x, 1)
 
 
 def elements(x, weights, mesh):
@@ -77,6 +129,8 @@ EXACT = {
     "vmap": lambda x: jax.vmap(lambda a, b: jnp.dot(a, b) * a)(x.reshape(4, 3), jnp.flip(x.reshape(4, 3))).ravel(),
     "map": lambda x: lax.map(lambda v: jnp.cumsum(v) ** 2, x.reshape(4, 3)).ravel() if N else x,
     "scan": chain,
+    "long scan": long_scan,
+    "while_loop of each": newton,
     "loop": lambda x: lax.fori_loop(0, 3, lambda i, y: y + jnp.roll(y, 1) ** 2, x),
     "branch": lambda x: lax.cond(jnp.sum(x) > 1e9, lambda x: x, lambda x: x * x[0], x) + jnp.roll(x, 1) * 0 + x,
     "dynamic slices": lambda x: lax.dynamic_update_slice(x, lax.dynamic_slice(x, (2,), (4,)) ** 2, (7,)),
@@ -85,11 +139,29 @@ EXACT = {
     "transposed sparse matrix": lambda x: SPARSE.T @ x**2 + x,
     "integers of floats": lambda x: x * jnp.floor(jnp.roll(x, 1)) + jnp.sign(jnp.roll(x, 2)) + lax.stop_gradient(x[0]),
     "sort in rows": lambda x: jnp.sort(x.reshape(4, 3), axis=1).ravel(),
+    "sparse matrix by rows": lambda x: BCSR.from_bcoo(SPARSE.sort_indices()) @ x,
+    "sparse matrix of unknowns": assembled,
+    "a rule that is not the function's": lambda x: rounded(x) + x[::-1],
+    "a reverse rule that is not the function's": lambda x: signs(x, jnp.roll(x, 1)) + x[::-1],
+    "small systems": small_systems,
+    "windows": lambda x: lax.reduce_window(x.reshape(3, 4), 0.0, lax.add, (2, 3), (1, 1), "SAME").ravel(),
+    "largest in windows": lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (3,), (1,), ((1, 1),), (1,), (1,)),
+    "indices that are not known": unknown_indices,
     "complex": lambda x: jnp.real(jnp.exp(1j * x) * jnp.roll(x, 1)),
     "fft of rows": lambda x: jnp.real(jnp.fft.fft(x.reshape(3, 4))).ravel() + x,
 }
 # Patterns that hold more than the entries: the analysis does not see through, or does not know that a factor is zero.
-LARGER = {"map", "branch", "sort in rows", "fft of rows", "nested solutions", "stencil", "scan"}
+LARGER = {
+    "map",
+    "branch",
+    "sort in rows",
+    "fft of rows",
+    "nested solutions",
+    "stencil",
+    "scan",
+    "indices that are not known",
+    "largest in windows",
+}
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -98,7 +170,7 @@ def test_patterns_are_those_of_dense_jacobians(name):
     found = idf.sparse.pattern(F, jnp.ones(N))
     stored = np.zeros((N, N), bool)
     stored[found.indices, np.repeat(np.arange(N), np.diff(found.indptr))] = True
-    jacobian = jax.jit(jax.jacfwd(F))
+    jacobian = jax.jit((jax.jacrev if "reverse rule" in name else jax.jacfwd)(F))
     entries = np.zeros((N, N), bool)
     for seed in range(4):
         entries |= np.asarray(jacobian(jnp.asarray(np.random.default_rng(seed).standard_normal(N)))) != 0
@@ -109,7 +181,7 @@ def test_patterns_are_those_of_dense_jacobians(name):
 
 
 def test_what_is_not_seen_through_is_dense_and_too_much_of_it_is_an_error():
-    while_loop = lambda x: lax.while_loop(lambda y: jnp.sum(y) < 1e3, lambda y: 2 * jnp.abs(y) + 1, x)
+    while_loop = lambda x: lax.while_loop(lambda y: jnp.sum(y) < 1e3, lambda y: 2 * jnp.abs(jnp.roll(y, 1)) + 1, x)
     assert idf.sparse.pattern(while_loop, jnp.ones(N)).nnz == N * N
     with pytest.raises(ValueError, match=r"not sparse: .*'while'.*linear_solver=None"):
         idf.sparse.pattern(while_loop, jnp.ones(40_000))
