@@ -1,5 +1,7 @@
 """Neumann, one-step, unrolled and polished derivatives."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,3 +134,35 @@ def test_many_conditions_of_one_problem_agree():
     ):
         for mode in (jax.jacfwd, jax.jacrev):
             np.testing.assert_allclose(mode(attach(host), argnums=1)(None, THETA), expected, rtol=1e-12)
+
+
+@dataclasses.dataclass(frozen=True)
+class Phantom(idf.Adjoint):
+    """Some damped steps of the iteration for the derivative (Geng et al. 2021)."""
+
+    steps: int
+    damping: float = 0.5
+
+    def tangent(self, program, x, theta, theta_dot):
+        """From zero, u <- u - damping (A u + B theta_dot)."""
+        _, b = program.along(x, theta, theta_dot)
+        A = program.product(x, theta)
+        u = [0 * leaf for leaf in b]
+        for _ in range(self.steps):
+            u = [value - self.damping * (a + c) for value, a, c in zip(u, A(u), b, strict=True)]
+        return u
+
+
+def test_an_adjoint_of_ones_own_in_every_mode():
+    """Forward and reverse mode are transposes of each other, and many steps are the exact derivative."""
+
+    def solution(theta, steps):
+        return idf.implicit_fixed_point(T, X, theta, adjoint=Phantom(steps))
+
+    M = np.eye(N) - 0.5 * (np.eye(N) - A1)
+    few = 0.5 * sum(np.linalg.matrix_power(M, k) for k in range(5)) @ B1
+    for mode in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jax.jit(mode(lambda theta: solution(theta, 5)))(THETA), few, atol=1e-13)
+        np.testing.assert_allclose(mode(lambda theta: solution(theta, 120))(THETA), EXACT, atol=1e-10)
+    batch = jax.vmap(jax.grad(lambda theta: jnp.sum(solution(theta, 5))))(jnp.stack([THETA, THETA]))
+    np.testing.assert_allclose(batch, np.stack([few.sum(0)] * 2), atol=1e-13)

@@ -16,7 +16,19 @@ from sphinx.errors import ExtensionError
 import implicitdiff
 
 MODULES = ["", *implicitdiff._PACKAGES, "krylov"]
-ORDER = ["", "optimality", "solvers", "convex", "bilevel", "certify", "projection", "prox", "mirror", "krylov", "sparse"]
+ORDER = [
+    "",
+    "optimality",
+    "solvers",
+    "convex",
+    "bilevel",
+    "certify",
+    "projection",
+    "prox",
+    "mirror",
+    "krylov",
+    "sparse",
+]
 # lineax's interface, which a user of a method does not call.
 INTERFACE = {
     "allow_dependent_columns",
