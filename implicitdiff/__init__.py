@@ -21,6 +21,7 @@ from .krylov import MINRES as MINRES
 if TYPE_CHECKING:
     from . import bilevel as bilevel
     from . import certify as certify
+    from . import compat as compat
     from . import convex as convex
     from . import mirror as mirror
     from . import optimality as optimality
@@ -30,7 +31,18 @@ if TYPE_CHECKING:
     from . import sparse as sparse
 
 # They come when first asked for: with what they stand on (Optax, SciPy) they would double the time of the import.
-_PACKAGES = ("bilevel", "certify", "convex", "mirror", "optimality", "projection", "prox", "solvers", "sparse")
+_PACKAGES = (
+    "bilevel",
+    "certify",
+    "compat",
+    "convex",
+    "mirror",
+    "optimality",
+    "projection",
+    "prox",
+    "solvers",
+    "sparse",
+)
 
 
 def __getattr__(name: str):

@@ -15,7 +15,14 @@ from sphinx.errors import ExtensionError
 
 import implicitdiff
 
-MODULES = ["", *implicitdiff._PACKAGES, "krylov"]
+JAXOPT = [
+    f"compat.jaxopt{part}"
+    for part in (
+        "", ".implicit_diff", ".linear_solve", ".projection", ".prox", ".loss", ".objective", ".isotonic",
+        ".perturbations", ".tree_util", ".base",
+    )
+]  # fmt: skip
+MODULES = ["", *(package for package in implicitdiff._PACKAGES if package != "compat"), *JAXOPT, "krylov"]
 ORDER = [
     "",
     "optimality",
@@ -28,6 +35,7 @@ ORDER = [
     "mirror",
     "krylov",
     "sparse",
+    *JAXOPT,
 ]
 # lineax's interface, which a user of a method does not call.
 INTERFACE = {
@@ -38,6 +46,15 @@ INTERFACE = {
     "conj",
     "init",
     "transpose",
+    # How the solvers under JAXopt's names are made of ours.
+    "build",
+    "packed",
+    "absolute",
+    "auxiliary",
+    "conditions",
+    "loop",
+    "first",
+    "advance",
 }
 PROPERTY = property, functools.cached_property
 

@@ -49,3 +49,19 @@ from ._smooth import NonlinearCG as NonlinearCG
 from ._stochastic import ArmijoSGD as ArmijoSGD
 from ._stochastic import OptaxSolver as OptaxSolver
 from ._stochastic import PolyakSGD as PolyakSGD
+
+_GONE = {
+    "BacktrackingLineSearch": "optax.scale_by_backtracking_linesearch",
+    "HagerZhangLineSearch": "optax.scale_by_zoom_linesearch",
+    "ZoomLineSearch": "optax.scale_by_zoom_linesearch",
+    "BoxCDQP": "BoxOSQP, with the identity for A",
+    "IterativeRefinement": "linear_solve.solve_lu, or EqualityConstrainedQP, which go to full precision",
+    "cond": "jax.lax.cond",
+    "loop": "jax.lax.while_loop and jax.lax.scan",
+}
+
+
+def __getattr__(name: str):
+    if name in _GONE:
+        raise AttributeError(f"implicitdiff.compat.jaxopt has no {name}: use {_GONE[name]}.")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
