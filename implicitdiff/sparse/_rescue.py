@@ -22,8 +22,9 @@ from ._located import on_host
 if TYPE_CHECKING:
     from .._linear import Solution
 
-# At most so many products are made.
+# At most so many products are made, and fewer where they would take more memory than this many numbers.
 PRODUCTS = 32
+MEMORY = 2**25
 
 
 def solve_sparsely(sought: Sought, product: Any, bs: Array, turn: Array, eps: float, transpose: bool) -> "Solution":
@@ -34,6 +35,7 @@ def solve_sparsely(sought: Sought, product: Any, bs: Array, turn: Array, eps: fl
     from .._linear import Solution
 
     like, n = bs[0], bs[0].size
+    most = max(min(PRODUCTS, MEMORY // n), 1)
 
     def colours(turn: Any) -> tuple[np.ndarray, np.ndarray]:
         del turn
@@ -41,7 +43,7 @@ def solve_sparsely(sought: Sought, product: Any, bs: Array, turn: Array, eps: fl
             found = sought.find().colours
         except Exception:  # what cannot be analysed is not rescued; nobody asked for it
             return np.full(n, -1, np.int32), np.array(0, np.int32)
-        possible = found.reverse == 0 and found.forward <= PRODUCTS
+        possible = found.reverse == 0 and found.forward <= most
         return found.columns.astype(np.int32), np.array(found.forward if possible else 0, np.int32)
 
     integers = jax.ShapeDtypeStruct((n,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
@@ -51,7 +53,7 @@ def solve_sparsely(sought: Sought, product: Any, bs: Array, turn: Array, eps: fl
         seed = (colour == i).astype(like.dtype).reshape(like.shape)
         return lax.dynamic_update_index_in_dim(shown, product(seed).ravel(), i, 0)
 
-    shown = fori_loop(0, count, show, jnp.zeros((PRODUCTS, n), like.dtype))
+    shown = fori_loop(0, count, show, jnp.zeros((most, n), like.dtype))
 
     def read(count: Any, shown: Any) -> tuple[np.ndarray, np.ndarray]:
         if not int(count):
