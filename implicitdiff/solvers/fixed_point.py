@@ -194,7 +194,8 @@ class Newton(IterativeSolver):
 
     def _step(self, x: PyTree, args: tuple, kwargs: dict) -> PyTree:
         """The Newton step, by the linear solver that was given."""
-        leaves, tree = jax.tree.flatten(x)
+        leaves, structure = jax.tree.flatten(x)
+        tree: Any = structure
         program, theta = trace(self.G, x, args, kwargs)
         adjoint, read = Implicit(linear_solver=self.linear_solver).traced(program, leaves, theta)
         new = adjoint.bound(read).newton(program, leaves, theta)
