@@ -7,7 +7,7 @@ with residuals in extended precision.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -270,7 +270,7 @@ def _measure(case: Case, budget: float) -> tuple[list[dict], dict, Claim | None]
     return rows, line, Claim.of_times(f"{case.name}, n = {n:,}: sparse.LU / by hand", times, LU, best, TARGET)
 
 
-def _twice(runs: dict[str, Callable]) -> Times:
+def _twice(runs: Mapping[str, Callable]) -> Times:
     """The second of two calls each: the first compiles."""
     seconds = {}
     for what, run in runs.items():
@@ -310,7 +310,7 @@ def _repeated(report: Report, side: int, calls: int) -> Claim:
         seconds.append(time.perf_counter() - begin)
         resident.append(_resident_mb())
     tenth = max(calls // 10, 1)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"calls": f"{k + 1:,} to {k + tenth:,}", "median ms": 1e3 * float(np.median(seconds[k : k + tenth])),
          "resident MB": resident[k + tenth - 1]}
         for k in range(tenth, calls - tenth + 1, tenth)

@@ -13,6 +13,7 @@ TUTORIALS = [
     "molecular_sensitivities",
     "how_wrong",
     "second_order",
+    "heat_source",
     "many_devices",
 ]
 
