@@ -33,6 +33,10 @@ def settle(x: PyTree, state: Any, policy: OnUnconverged, name: str, remedy: str)
     Raises:
         RuntimeError: with the policy "raise", where the solver did not converge.
     """
+    # Where its error is NaN the data were, or f was: some methods then still hold a finite point, that of the start.
+    spoilt = jnp.where(jnp.isnan(state.error), jnp.nan, 1.0)
+    if isinstance(spoilt, jax.core.Tracer) or bool(jnp.any(jnp.isnan(spoilt))):
+        x = jax.tree.map(lambda leaf: leaf * lax.convert_element_type(spoilt, leaf.dtype), x)
     if policy == "ignore":
         return x
     known = not isinstance(state.converged, jax.core.Tracer)

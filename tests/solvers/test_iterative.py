@@ -349,3 +349,27 @@ def test_wrong_use():
         solvers.GradientDescent(lambda x, t: x).run(jnp.zeros(3), 1.0)
     with pytest.raises(ValueError, match="no condition"):
         solvers.GradientDescent(ridge, adjoint=idf.Unrolled(), progress=True).run(jnp.zeros(5), 1.0)
+
+
+def test_nan_in_the_data_is_nan_in_the_solution():
+    """Also of methods that never leave a point where f is NaN, and under jit."""
+
+    def f(x, t):
+        return jnp.sum(jnp.cosh(x) - t * x)
+
+    def G(x, t):
+        return jnp.sinh(x) - t
+
+    methods = [
+        solvers.GradientDescent(f), solvers.LBFGS(f), solvers.NonlinearCG(f), solvers.GaussNewton(G),
+        solvers.LevenbergMarquardt(G), solvers.Newton(G), solvers.Broyden(G),
+    ]  # fmt: skip
+    data = jnp.array([1.0, jnp.nan, 2.0])
+
+    @jax.jit
+    def run(data):
+        return [jax.value_and_grad(lambda t, s=s: jnp.sum(s.run(jnp.zeros(3), t)[0]))(data) for s in methods]
+
+    for value, gradient in run(data):
+        assert np.isnan(value)
+        assert np.all(np.isnan(gradient))
