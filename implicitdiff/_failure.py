@@ -24,8 +24,10 @@ CAUSES = (
     "symmetric/positive_definite, or look for a saddle point or maximum where a minimum was meant",
     "the Jacobian of F or the right-hand side is not finite; look for NaN in the solution and in the arguments",
     "F(x, *args) is larger than residual_tol at the solution: the solver stopped early, or F does not belong to it",
+    "the Jacobian of F in x has entries outside of the band that was given; give more diagonals, or use "
+    "implicitdiff.sparse.LU()",
 )
-OK, NOT_CONVERGED, SINGULAR, NOT_AS_DECLARED, NOT_FINITE, NOT_A_ROOT = range(6)
+OK, NOT_CONVERGED, SINGULAR, NOT_AS_DECLARED, NOT_FINITE, NOT_A_ROOT, OUTSIDE = range(7)
 PREFIX = "implicitdiff: no derivative, because "
 
 Status = Int[Array, ""]

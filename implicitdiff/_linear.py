@@ -151,10 +151,17 @@ class System:
         self.right = space.to_real(b)
         self.on_arrays = lambda call: lambda v: space.to_real(call(space.from_real(v)))
         self.product: Product = self.on_arrays(matvec)
+        self._made: dict[Any, Any] = {}
         self.method = method_of(space.size, options)
         self.atol = getattr(self.method, "atol", 0.0) if isinstance(self.method, Krylov) else 0.0
         if options.atol is not None:
             self.atol = options.atol
+
+    def shared(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returns, made once for A and its transpose."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def strategy(self, transpose: bool) -> Callable[[Array], Solution]:
         """The way to solve A x = b for arrays b like `right`, or A' x = b."""

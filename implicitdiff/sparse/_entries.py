@@ -1,5 +1,6 @@
 """The entries of A, from products with A and A'."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from .._varying import scattered
+from .._varying import axes_of, scattered, varying
 from ._detection import REMEDY
 
 if TYPE_CHECKING:
@@ -36,24 +37,37 @@ def products(system: "System", pattern: "Pattern") -> Array:
             f"with it. {REMEDY}"
         )
     like = system.right
-
-    def many(product, colours: np.ndarray, count: int) -> Array:
-        # Behind a barrier, or XLA would compute these vectors when it compiles.
-        colour = lax.optimization_barrier(jnp.asarray(colours))
-
-        def one(c):
-            return product((colour == c).astype(like.dtype).reshape(like.shape)).ravel()
-
-        each = jnp.arange(count, dtype=jnp.int32)
-        return jax.vmap(one)(each) if count * n <= AT_ONCE else lax.map(one, each)
-
     parts = []
     if colours.forward:
-        parts.append(many(system.product, colours.columns, colours.forward))
+        parts.append(coloured(system.product, like, colours.columns, colours.forward))
     if colours.reverse:
-        parts.append(many(lambda v: jax.linear_transpose(system.product, like)(v)[0], colours.rows, colours.reverse))
+
+        def transposed(v: Array) -> Array:
+            return jax.linear_transpose(system.product, like)(v)[0]
+
+        parts.append(coloured(transposed, like, colours.rows, colours.reverse))
     shown = jnp.concatenate(parts) if parts else jnp.zeros((0, n), like.dtype)
     return lax.stop_gradient(shown)
+
+
+def coloured(product: Callable[[Array], Array], like: Array, colours: np.ndarray | Array, count: int) -> Array:
+    """The products of a matrix with the sums of all unit vectors of one colour, (colours, n).
+
+    Args:
+        product: v -> A v on arrays like `like`.
+        like: an array with one entry for each unknown.
+        colours: that of each unknown, an integer below `count`.
+        count: the number of colours.
+    """
+    # Behind a barrier, or XLA would compute these vectors when it compiles.
+    colour = lax.optimization_barrier(jnp.asarray(colours))
+
+    def one(c: Array) -> Array:
+        seed = (colour == c).astype(like.dtype).reshape(like.shape)
+        return product(varying(seed, axes_of(like))).ravel()
+
+    each = jnp.arange(count, dtype=jnp.int32)
+    return jax.vmap(one)(each) if count * like.size <= AT_ONCE else lax.map(one, each)
 
 
 def probe(like: Array, sizes: Array) -> Array:
