@@ -8,9 +8,7 @@ and hands as many rows on as it used up: Gaussian elimination with partial pivot
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.lax import linalg
 from jaxtyping import Array, Float
 
@@ -58,29 +56,28 @@ def panels(entries: Float[Array, "d n"], lower: int) -> Panels:
     count, n = entries.shape
     blocks = _blocks(entries, lower, max(lower, count - 1 - lower, min(NARROWEST, n)))
     w = blocks.shape[1]
-    zeros = jnp.zeros((w, w), entries.dtype)
+    zeros, identity = jnp.zeros((w, w), entries.dtype), jnp.eye(2 * w, dtype=entries.dtype)
 
+    # One triangular solve waits for the other: two batched ones at once, as they would be outside of the scan, may wait
+    # for each other for ever in the threads of jaxlib 0.10 on a machine with two cores.
     def eliminate(handed: Array, rows: Array) -> tuple[Array, tuple]:
         rows = jnp.concatenate([jnp.concatenate([handed, zeros], axis=1), rows])
         triangles, _, order = linalg.lu(rows[:, :w])
-        rest = rows[order, w:]
-        top = linalg.triangular_solve(triangles[:w], rest[:w], left_side=True, lower=True, unit_diagonal=True)
-        return rest[w:] - triangles[w:] @ top, (triangles, order, top)
+        right = jnp.concatenate([rows[:, w:], identity], axis=1)[order]
+        top = linalg.triangular_solve(triangles[:w], right[:w], left_side=True, lower=True, unit_diagonal=True)
+        left = right[w:] - triangles[w:] @ top
+        forward = jnp.concatenate([top[:, 2 * w :], left[:, 2 * w :]])
+        known = jnp.concatenate([identity[:w, :w], -top[:, : 2 * w]], axis=1)
+        backward = linalg.triangular_solve(triangles[:w], known, left_side=True, lower=False)
+        return left[:, : 2 * w], (forward, backward)
 
     # No rows follow the last ones.
     following = jnp.concatenate([blocks[1:], jnp.zeros_like(blocks[:1])])
-    _, (triangles, orders, tops) = scan(eliminate, blocks[0][:, w:], following)
-    orders = (orders[:, :, None] == jnp.arange(2 * w)).astype(entries.dtype)
-    solve = dict(left_side=True, unit_diagonal=True)
-    top = linalg.triangular_solve(triangles[:, :w], orders[:, :w], lower=True, **solve)
-    forward = jnp.concatenate([top, orders[:, w:] - triangles[:, w:] @ top], axis=1)
-    identity = jnp.broadcast_to(jnp.eye(w, dtype=entries.dtype), (len(tops), w, w))
-    right = jnp.concatenate([identity, -tops], axis=2)
-    return Panels(forward, linalg.triangular_solve(triangles[:, :w], right, left_side=True, lower=False))
+    return Panels(*scan(eliminate, blocks[0][:, w:], following)[1])
 
 
 def _blocks(entries: Float[Array, "d n"], lower: int, w: int) -> Float[Array, "panels w 3*w"]:
-    """The rows of each panel, in the columns of the panel before, its own, and the next; identity after the last row."""
+    """The rows of each panel, in the columns of the panel before, its own and the next; identity after the last row."""
     count, n = entries.shape
     panels = -(-n // w)
     rows = jnp.pad(entries.T, ((0, panels * w - n), (0, 0)))

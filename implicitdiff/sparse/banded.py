@@ -29,16 +29,15 @@ if TYPE_CHECKING:
 class Banded(StructuredSolver):
     """A direct linear solver for band matrices: `Implicit(linear_solver=Banded(1, 1))`.
 
-    A = dF/dx has entries A_ij only where i - lower <= j <= i + upper, as in boundary-value problems, splines, chains and
-    trajectories. Its diagonals come from lower + upper + 1 products with A, and are eliminated with partial pivoting:
-    by LAPACK's or cuSPARSE's tridiagonal solver where there is one diagonal on either side, and by panels otherwise.
-    Everything stays on the device, under `vmap` too, where each element of a batch has its own verdict. Where x64 is
-    on, float32 is factorised in float64. Every solution is refined and its error bounded; where the bound exceeds 1 %,
-    as for a singular A, the derivative fails as `on_failure` says. It does so, too, where two products of A with vectors
-    that have no pattern show that there are entries outside of the band.
+    A = dF/dx has entries A_ij only where i - lower <= j <= i + upper, as in boundary-value problems, splines, chains
+    and trajectories. Its diagonals come from lower + upper + 1 products with A, and are eliminated with partial
+    pivoting: by LAPACK's or cuSPARSE's tridiagonal solver where there is at most one diagonal on either side, and by
+    panels otherwise. Everything stays on the device, under `vmap` too, where each element of a batch has its own
+    verdict. Where x64 is on, float32 is factorised in float64. Every solution is refined and its error bounded; where
+    the bound exceeds 1 %, as for a singular A, the derivative fails as `on_failure` says. It does so, too, where two
+    products of A with vectors that have no pattern show that there are entries outside of the band.
 
-    The cost is that of lower + upper + 3 products and O(n max(lower, upper)^2) operations, in sequence: on a GPU a batch
-    of matrices costs about as much as one.
+    The cost is that of lower + upper + 3 products and of O(n max(lower, upper)^2) operations, panel after panel.
 
     Attributes:
         lower: the number of diagonals below the main one.
@@ -151,11 +150,11 @@ def _matrix(system: "System", lower: int, upper: int) -> Matrix:
     entries = read(shown, lower, upper).astype(jax.dtypes.canonicalize_dtype(jnp.float64))
     matrix = scaled(entries, lower)
     finite = jnp.isfinite(largest(entries))
-    # One vector in which each column counts alike, and one in the units given, since an entry outside of the band may be
-    # in a column whose other entries are huge.
-    sent = [scattered(vector, 0) * matrix.columns.astype(like.dtype), scattered(vector, 1)]
-    images = jnp.stack([product(v) for v in sent], axis=1)
-    sent = jnp.stack(sent, axis=1).astype(entries.dtype)
+    # One vector in which each column counts alike, and one in the units given, since an entry outside of the band may
+    # be in a column whose other entries are huge.
+    probes = [scattered(vector, 0) * matrix.columns.astype(like.dtype), scattered(vector, 1)]
+    images = jnp.stack([product(v) for v in probes], axis=1)
+    sent = jnp.stack(probes, axis=1).astype(entries.dtype)
     off = jnp.abs(times(entries, lower, sent) - images)
     outside = ~jnp.all(off <= 1e4 * eps * times(jnp.abs(entries), lower, jnp.abs(sent)))
     status = first(
