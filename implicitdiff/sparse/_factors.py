@@ -66,9 +66,10 @@ class Matrix:
         try:
             if callable(self.backend):
                 return self.backend(self.A)
-            if self.symmetric and not careful:
-                # The fill of a symmetric ordering is a fraction of that of a column ordering on grids and in KKT
-                # systems.
+            if self.symmetric and not careful and np.all(self.A.diagonal() != 0):
+                # The fill of a symmetric ordering is a fraction of that of a column ordering on grids. Zeros on the
+                # diagonal, as in the conditions of constrained problems, force pivots that it has not reckoned with:
+                # the fill then grows with the square of n.
                 options = dict(SymmetricMode=True)
                 return splu(self.A, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.1, options=options)
             return splu(self.A)

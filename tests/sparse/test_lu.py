@@ -208,3 +208,24 @@ def test_memory_stays_bounded(monkeypatch):
         matrix.solve(np.ones((200, 1)), False)
     assert sum(one.bytes for one in kept._kept.values()) <= 200_000 + matrix.bytes
     assert 1 <= len(kept._kept) < 30
+
+
+def test_multipliers_do_not_fill_the_factors():
+    """Zeros on the diagonal, one for each multiplier of a chain of equality constraints."""
+    steps = 400
+
+    def lagrangian(z, w):
+        x, multiplier = z[:, :2], z[:, 2:]
+        before = jnp.concatenate([jnp.zeros((1, 2)), x[:-1]])
+        defects = x - before - 0.1 * jnp.stack([before[:, 1], -jnp.sin(before[:, 0])], 1)
+        return 0.5 * jnp.sum(w * x**2) + jnp.sum(multiplier * defects)
+
+    z, w = jnp.asarray(RANDOM.standard_normal((steps, 4))), jnp.ones(2)
+    F = jax.grad(lagrangian)
+    pattern = idf.sparse.pattern(F, z, w)
+    assert pattern.symmetric
+    assert not pattern.colours.reverse
+    seeds = [jnp.asarray(1.0 * (pattern.colours.columns == c)).reshape(z.shape) for c in range(pattern.colours.forward)]
+    shown = np.stack([jax.jvp(lambda z: F(z, w), (z,), (seed,))[1].ravel() for seed in seeds])
+    matrix = _factors.Matrix(pattern.matrix(shown.ravel()[pattern.places]), True, 1e-16)
+    assert matrix.factors.nnz < 20 * pattern.nnz
