@@ -211,21 +211,13 @@ def test_memory_stays_bounded(monkeypatch):
 
 
 def test_multipliers_do_not_fill_the_factors():
-    """Zeros on the diagonal, one for each multiplier of a chain of equality constraints."""
-    steps = 400
-
-    def lagrangian(z, w):
-        x, multiplier = z[:, :2], z[:, 2:]
-        before = jnp.concatenate([jnp.zeros((1, 2)), x[:-1]])
-        defects = x - before - 0.1 * jnp.stack([before[:, 1], -jnp.sin(before[:, 0])], 1)
-        return 0.5 * jnp.sum(w * x**2) + jnp.sum(multiplier * defects)
-
-    z, w = jnp.asarray(RANDOM.standard_normal((steps, 4))), jnp.ones(2)
-    F = jax.grad(lagrangian)
-    pattern = idf.sparse.pattern(F, z, w)
-    assert pattern.symmetric
-    assert not pattern.colours.reverse
-    seeds = [jnp.asarray(1.0 * (pattern.colours.columns == c)).reshape(z.shape) for c in range(pattern.colours.forward)]
-    shown = np.stack([jax.jvp(lambda z: F(z, w), (z,), (seed,))[1].ravel() for seed in seeds])
-    matrix = _factors.Matrix(pattern.matrix(shown.ravel()[pattern.places]), True, 1e-16)
-    assert matrix.factors.nnz < 20 * pattern.nnz
+    """The conditions of optimal control of a Poisson equation have zeros on the diagonal, one for each multiplier."""
+    side = 20
+    line = sp.diags_array([2 * np.ones(side), -np.ones(side - 1), -np.ones(side - 1)], offsets=[0, 1, -1])
+    grid = sp.kron(line, sp.eye_array(side)) + sp.kron(sp.eye_array(side), line)
+    one = sp.eye_array(side**2)
+    A = sp.csc_array(sp.block_array([[one, None, grid], [None, 1e-2 * one, -one], [grid, -one, None]]))
+    matrix = _factors.Matrix(A, True, 1e-16)
+    b = RANDOM.standard_normal((A.shape[0], 1))
+    close(A @ matrix.solve(b, False)[0], b)
+    assert matrix.factors.nnz < 2 * splu(A).nnz
