@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from jax.extend import core as jex
 
+from implicitdiff._program import scan_counts
+
 from .with_numpy import NUMPY
 
 CALLS = {
@@ -104,7 +106,7 @@ def _while(params: dict, args: list) -> list:
 
 
 def _scan(params: dict, args: list) -> list:
-    constants, carried = params["num_consts"], params["num_carry"]
+    constants, carried = scan_counts(params)
     fixed, carry, xs = args[:constants], args[constants : constants + carried], args[constants + carried :]
     steps = range(params["length"])
     collected = []

@@ -18,6 +18,8 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 from jax.extend import core as jex
 
+from ._program import scan_counts
+
 Kind = Literal["independent", "shared", "coupled"]
 
 # The same result in every lane, unless the lanes form groups.
@@ -108,10 +110,7 @@ class _Reader:
         return [_join([index, *results]) for results in zip(*branches, strict=True)]
 
     def _scan(self, params: dict[str, Any], inputs: list[Value]) -> list[Value]:
-        if "ft_in" in params:  # JAX from 0.12 on
-            consts, carried, _ = (len(list(part)) for part in params["ft_in"].unpack())
-        else:
-            consts, carried = params["num_consts"], params["num_carry"]
+        consts, carried = scan_counts(params)
         fixed, carry, xs = inputs[:consts], inputs[consts : consts + carried], inputs[consts + carried :]
         body = params["jaxpr"]
         while True:

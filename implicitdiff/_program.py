@@ -260,6 +260,14 @@ def as_operand(constant: Any) -> Array:
         return jnp.asarray(constant)
 
 
+def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """How many of the inputs of a `scan` are the same in all steps, and how many are carried."""
+    if "ft_in" in params:  # newer versions of JAX
+        consts, carried, _ = (len(list(part)) for part in params["ft_in"].unpack())
+        return consts, carried
+    return params["num_consts"], params["num_carry"]
+
+
 def placed(values: Sequence, places: Sequence[int], others: Sequence) -> list:
     """`values` with others at these places."""
     result = list(values)

@@ -16,6 +16,7 @@ from jax import lax
 from jax.extend import core as jex
 from scipy import sparse
 
+from .._program import scan_counts
 from ._dependence import Known, size, union, unknowns
 
 # Loops of at most so many steps are followed step by step.
@@ -29,9 +30,9 @@ def loops(dependences: Any) -> dict[str, Any]:
 
     def scan(eqn: Any, inputs: list[Known]) -> Any:
         params = eqn.params
-        if not {"num_consts", "num_carry", "length", "reverse", "jaxpr"} <= set(params):
+        if not {"length", "reverse", "jaxpr"} <= set(params):
             return NotImplemented  # another version of JAX
-        if params["num_carry"] and 0 < params["length"] <= UNROLLED:
+        if scan_counts(params)[1] and 0 < params["length"] <= UNROLLED:
             return by_step(eqn, inputs)
         return at_once(eqn, inputs)
 
@@ -106,7 +107,7 @@ def loops(dependences: Any) -> dict[str, Any]:
 
 def parts(eqn: Any, inputs: list[Known]) -> tuple[list[Known], list[Known], list[Known]]:
     """What is the same in all steps, the first carry, and what is given to the steps."""
-    consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carries = scan_counts(eqn.params)
     return inputs[:consts], inputs[consts : consts + carries], inputs[consts + carries :]
 
 

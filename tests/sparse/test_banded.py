@@ -80,7 +80,7 @@ def test_an_entry_outside_of_the_band_is_named_even_beside_huge_ones(at):
     A[:, at[1]] *= 1e12
     A[at] = 1.0
     with pytest.raises(Exception, match="outside of the band"):
-        solves(jnp.asarray(A), jnp.ones(30), banded(1, 1, on_failure="raise"))
+        jax.block_until_ready(solves(jnp.asarray(A), jnp.ones(30), banded(1, 1, on_failure="raise")))
 
 
 def reaction(x, k):

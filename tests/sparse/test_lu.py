@@ -88,7 +88,9 @@ def test_a_singular_element_of_a_batch_does_not_harm_the_others():
     assert np.all(np.isnan(found[jnp.array([1, 3])]))
     how = idf.Implicit(linear_solver=idf.sparse.LU(), on_failure="raise")
     with pytest.raises(Exception, match="singular to working precision"):
-        jax.grad(lambda s: idf.implicit_root(springs, jnp.arange(7.0), s, adjoint=how)[0])(floating)
+        jax.block_until_ready(
+            jax.grad(lambda s: idf.implicit_root(springs, jnp.arange(7.0), s, adjoint=how)[0])(floating)
+        )
 
 
 @pytest.mark.parametrize("unit", [1e-150, 1e-12, 1.0, 1e12, 1e150])
@@ -139,7 +141,7 @@ def test_a_pattern_that_lacks_entries_is_an_error():
     matrix = full.matrix(np.ones(full.nnz)).tolil()
     matrix[3, 9] = 0
     with pytest.raises(Exception, match="entries outside of the pattern"):
-        jax.grad(lambda k: loss(k, idf.Implicit(linear_solver=idf.sparse.LU(matrix.tocsc()))))(K)
+        jax.block_until_ready(jax.grad(lambda k: loss(k, idf.Implicit(linear_solver=idf.sparse.LU(matrix.tocsc()))))(K))
     small = jnp.ones((SIDE, SIDE)).at[2, 3].set(1e-9)  # in a column of small entries, too
     missing = full.matrix(np.ones(full.nnz)).tolil()
     missing[:, 2 * SIDE + 3] = 0
@@ -150,7 +152,7 @@ def test_a_pattern_that_lacks_entries_is_an_error():
 
     how = idf.Implicit(linear_solver=idf.sparse.LU(missing.tocsc()))
     with pytest.raises(Exception, match="entries outside of the pattern"):
-        jax.grad(lambda k: jnp.sum(idf.implicit_root(scaled, U / small, k, adjoint=how)))(K)
+        jax.block_until_ready(jax.grad(lambda k: jnp.sum(idf.implicit_root(scaled, U / small, k, adjoint=how)))(K))
     with pytest.raises(ValueError, match="pattern is of 4 unknowns, but x has 36"):
         jax.grad(lambda k: loss(k, idf.Implicit(linear_solver=idf.sparse.LU(np.eye(4)))))(K)
 
