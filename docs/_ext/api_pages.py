@@ -147,13 +147,17 @@ def entry(name, thing, where):
     return [f".. autodata:: {full}"]
 
 
+def _first_page(name, thing):
+    """The first of the pages of `compat.jaxopt` that has this name: JAXopt has some of them in several modules."""
+    return next(m for m in JAXOPT if vars(importlib.import_module(f"implicitdiff.{m}")).get(name) is thing)
+
+
 def page(short):
     """The page of a module."""
     module = importlib.import_module(f"implicitdiff.{short}".rstrip("."))
     names = public(module)
     if short.startswith("compat."):  # what it takes from the library is described there
         names = [(name, thing) for name, thing in names if thing.__module__.startswith("implicitdiff.compat.")]
-    above = vars(importlib.import_module("implicitdiff.compat.jaxopt")) if short.startswith("compat.jaxopt.") else {}
     title = module.__name__
     lines = [f".. _api-{short or 'core'}:", "", title, "=" * len(title), "", f".. module:: {title}", ""]
     lines += [escaped(line) for line in inspect.getdoc(module).splitlines()] + [""]
@@ -162,16 +166,16 @@ def page(short):
         kind = "class" if inspect.isclass(thing) else "func" if callable(thing) else "data"
         home = next((m for m in ORDER if m and not short and thing.__module__.startswith(f"implicitdiff.{m}.")), None)
         where = f"implicitdiff.{home}" if home else module.__name__
-        if above.get(name) is thing:
-            where = "implicitdiff.compat.jaxopt"
+        if short in JAXOPT:
+            where = f"implicitdiff.{_first_page(name, thing)}"
         lines += [f"   * - :py:{kind}:`~{where}.{name}`", f"     - {escaped(first_sentence(thing))}"]
     lines.append("")
     files: dict[str, list] = {}
     for name, thing in names:
         if not short and any(thing.__module__.startswith(f"implicitdiff.{other}.") for other in ORDER if other):
             continue  # described on the page of that module
-        if above.get(name) is thing:
-            continue  # described on the page of the package
+        if short in JAXOPT and _first_page(name, thing) != short:
+            continue  # described on that page
         files.setdefault(thing.__module__, []).append((name, thing))
     for file, group in files.items():
         title = escaped(inspect.getdoc(sys.modules[file]).splitlines()[0].rstrip(".").split(": ")[0])
