@@ -15,14 +15,9 @@ from sphinx.errors import ExtensionError
 
 import implicitdiff
 
-JAXOPT = [
-    f"compat.jaxopt{part}"
-    for part in (
-        "", ".implicit_diff", ".linear_solve", ".projection", ".prox", ".loss", ".objective", ".isotonic",
-        ".perturbations", ".tree_util", ".base",
-    )
-]  # fmt: skip
-MODULES = ["", *(package for package in implicitdiff._PACKAGES if package != "compat"), *JAXOPT, "krylov"]
+# `compat` repeats JAXopt's names, which would stand before the library's own in the search and in the indices: the page
+# on coming from JAXopt lists them.
+MODULES = ["", *(package for package in implicitdiff._PACKAGES if package != "compat"), "krylov"]
 ORDER = [
     "",
     "optimality",
@@ -35,7 +30,6 @@ ORDER = [
     "mirror",
     "krylov",
     "sparse",
-    *JAXOPT,
 ]
 # lineax's interface, which a user of a method does not call.
 INTERFACE = {
@@ -147,17 +141,10 @@ def entry(name, thing, where):
     return [f".. autodata:: {full}"]
 
 
-def _first_page(name, thing):
-    """The first of the pages of `compat.jaxopt` that has this name: JAXopt has some of them in several modules."""
-    return next(m for m in JAXOPT if vars(importlib.import_module(f"implicitdiff.{m}")).get(name) is thing)
-
-
 def page(short):
     """The page of a module."""
     module = importlib.import_module(f"implicitdiff.{short}".rstrip("."))
     names = public(module)
-    if short.startswith("compat."):  # what it takes from the library is described there
-        names = [(name, thing) for name, thing in names if thing.__module__.startswith("implicitdiff.compat.")]
     title = module.__name__
     lines = [f".. _api-{short or 'core'}:", "", title, "=" * len(title), "", f".. module:: {title}", ""]
     lines += [escaped(line) for line in inspect.getdoc(module).splitlines()] + [""]
@@ -166,16 +153,12 @@ def page(short):
         kind = "class" if inspect.isclass(thing) else "func" if callable(thing) else "data"
         home = next((m for m in ORDER if m and not short and thing.__module__.startswith(f"implicitdiff.{m}.")), None)
         where = f"implicitdiff.{home}" if home else module.__name__
-        if short in JAXOPT:
-            where = f"implicitdiff.{_first_page(name, thing)}"
         lines += [f"   * - :py:{kind}:`~{where}.{name}`", f"     - {escaped(first_sentence(thing))}"]
     lines.append("")
     files: dict[str, list] = {}
     for name, thing in names:
         if not short and any(thing.__module__.startswith(f"implicitdiff.{other}.") for other in ORDER if other):
             continue  # described on the page of that module
-        if short in JAXOPT and _first_page(name, thing) != short:
-            continue  # described on that page
         files.setdefault(thing.__module__, []).append((name, thing))
     for file, group in files.items():
         title = escaped(inspect.getdoc(sys.modules[file]).splitlines()[0].rstrip(".").split(": ")[0])
