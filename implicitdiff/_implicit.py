@@ -17,7 +17,7 @@ from ._failure import NOT_A_ROOT, OnFailure, failed_if, settle
 from ._largest import largest
 from ._linear import LinearOptions, solve
 from ._program import Program, as_operand
-from ._structured import Automatic, Structured, StructuredPreconditioner, located
+from ._structured import Automatic, Structured, located
 from ._traced import Traced
 
 Leaves = Sequence[Array]
@@ -31,12 +31,12 @@ class Implicit(Adjoint):
         linear_solver: how to solve A u = b with A = dF/dx or its transpose. None chooses: small systems are formed
             and factorised, large ones solved by CG, MINRES or BiCGStab, whichever fits what is known of A, and formed
             after all where that does not converge and memory allows. Otherwise any `lineax` solver (also
-            `implicitdiff.krylov.CG`, `MINRES`, `BiCGStab`, `GMRES`), one of `implicitdiff.sparse` (`LU`, `Banded`,
-            `ILU` and other preconditioners), or a callable `(matvec, b) -> x` on pytrees like x.
+            `implicitdiff.krylov.CG`, `MINRES`, `BiCGStab`, `GMRES`), one of `implicitdiff.sparse` (`LU`, `Banded`),
+            or a callable `(matvec, b) -> x` on pytrees like x.
         symmetric: whether A is symmetric; None takes what the condition says of itself.
         positive_definite: whether A is symmetric positive definite; None as above.
-        preconditioner: callable `v -> M v` with M linear and close to the inverse of A, on pytrees like x, or one of
-            `implicitdiff.sparse`. Makes the automatic choice a Krylov method.
+        preconditioner: callable `v -> M v` with M linear and close to the inverse of A, on pytrees like x. Makes
+            the automatic choice a Krylov method.
         rtol: the linear solve has converged when ||b - A u|| <= max(rtol ||b||, atol). The default asks for the
             precision of the dtype; for a callable it is sqrt(eps).
         atol: see rtol.
@@ -59,7 +59,7 @@ class Implicit(Adjoint):
     linear_solver: lx.AbstractLinearSolver | Structured | Callable | None = None
     symmetric: bool | None = None
     positive_definite: bool | None = None
-    preconditioner: StructuredPreconditioner | Callable | None = None
+    preconditioner: Callable | None = None
     rtol: float | None = None
     atol: float | None = None
     on_failure: OnFailure = "nan"
@@ -82,10 +82,6 @@ class Implicit(Adjoint):
                 )
         elif inspect.isclass(self.linear_solver):
             raise TypeError(f"linear_solver must be an instance, found the class {self.linear_solver.__name__}.")
-        if isinstance(self.linear_solver, StructuredPreconditioner) and self.preconditioner is not None:
-            raise ValueError(
-                f"{self.linear_solver} is itself a preconditioner; as a linear solver it takes no other one beside it."
-            )
         if not isinstance(self.polish, int) or self.polish < 0:
             raise ValueError(f"polish must be a number of Newton steps, 0 or more, found {self.polish!r}.")
         for name in ("rtol", "atol", "residual_tol"):
@@ -115,7 +111,7 @@ class Implicit(Adjoint):
         tree, x, theta = program.x_tree, list(x), list(theta)
         arrays: list[Array] = []
         solver: Any = located(self.linear_solver, program, x, theta)
-        M: Any = self.preconditioner and located(self.preconditioner, program, x, theta)
+        M: Any = self.preconditioner
         if M is not None and isinstance(solver, Automatic):
             solver = None
 
@@ -124,7 +120,7 @@ class Implicit(Adjoint):
             arrays.extend(map(as_operand, closed.consts))
             return Program(closed.jaxpr, tree, derivatives=False)
 
-        if M is not None and not isinstance(M, Structured):
+        if M is not None:
             precondition = M
             M = Traced(with_program(lambda v: tree.flatten_up_to(precondition(tree.unflatten(v))), x))
         if solver is not None and not isinstance(solver, lx.AbstractLinearSolver | Structured):
@@ -197,9 +193,7 @@ class Implicit(Adjoint):
         if isinstance(M, Traced):
             M = M.with_operands(tree)[0]
         sought = None
-        if isinstance(solver, StructuredPreconditioner):
-            solver, M = None, solver
-        elif isinstance(solver, Automatic):
+        if isinstance(solver, Automatic):
             solver, sought = None, solver.sought
         elif isinstance(solver, Structured):
             solver = solver.at(program, x, theta)

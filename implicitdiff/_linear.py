@@ -25,7 +25,7 @@ from ._forward_only import forward_only
 from ._largest import largest, power_of_two
 from ._precision import full_precision
 from ._space import RealSpace
-from ._structured import StructuredPreconditioner, StructuredSolver
+from ._structured import StructuredSolver
 from ._varying import axes_of, varying, while_loop
 from .krylov import CG, MINRES, BiCGStab, Krylov
 from .krylov._composed import on_range
@@ -49,7 +49,7 @@ class LinearOptions(NamedTuple):
     solver: lx.AbstractLinearSolver | StructuredSolver | Callable | None = None
     symmetric: bool = False
     positive_definite: bool = False
-    preconditioner: StructuredPreconditioner | Callable | None = None
+    preconditioner: Callable | None = None
     rtol: float | None = None
     atol: float | Array | None = None
     on_failure: OnFailure = "nan"
@@ -135,9 +135,6 @@ def method_of(size: int, options: LinearOptions) -> Any:
             return dense.lu
         if options.parts is not None:
             return CG()
-    M = options.preconditioner
-    if isinstance(M, StructuredPreconditioner) and not M.symmetric:
-        return BiCGStab()
     return CG() if definite else MINRES() if options.symmetric else BiCGStab()
 
 
@@ -203,10 +200,8 @@ class System:
 
     def _precondition(self, transpose: bool) -> Product:
         """The preconditioner, or its transpose, on arrays."""
-        M = self.options.preconditioner
-        if isinstance(M, StructuredPreconditioner):
-            return M.inverse(self, transpose)
-        return self._acting(self.on_arrays(M), transpose)
+        assert self.options.preconditioner is not None
+        return self._acting(self.on_arrays(self.options.preconditioner), transpose)
 
     def _parts(self, method: Krylov) -> tuple[Product, ...]:
         """The products with W and M where A = I - M W, for the methods that make use of them."""

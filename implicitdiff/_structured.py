@@ -1,4 +1,4 @@
-"""Linear solvers and preconditioners that know where the entries of A are: what `implicitdiff.sparse` is made of."""
+"""Linear solvers that know where the entries of A are: what `implicitdiff.sparse` is made of."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -40,17 +40,6 @@ class StructuredSolver(Structured):
         raise NotImplementedError
 
 
-class StructuredPreconditioner(Structured):
-    """An approximate inverse of A that is made of the entries of A; as a linear solver, a Krylov method with it."""
-
-    # Whether it is symmetric positive definite where A is, as CG and MINRES ask of it.
-    symmetric: ClassVar[bool] = False
-
-    def inverse(self, system: "System", transpose: bool) -> Callable[[Array], Array]:
-        """The function v -> M v with M close to A^-1, or that of the transpose."""
-        raise NotImplementedError
-
-
 @dataclasses.dataclass(frozen=True)
 class Automatic(Structured):
     """The automatic choice of a large system, with what finds its pattern where that is needed."""
@@ -59,7 +48,7 @@ class Automatic(Structured):
 
 
 def located(solver: Any, program: "Program", x: Sequence[Array], theta: Sequence[Array]) -> Any:
-    """A linear solver or preconditioner, told of the program if it asks for that."""
+    """A linear solver, told of the program if it asks for that."""
     # Nobody has chosen; `sparse` stands above the core, and is asked for where a large system may need it. Not where
     # there are several devices: arrays may lie on all of them, and would have to be brought together.
     if solver is None and sum(leaf.size for leaf in x) > SPARSE_SIZE and jax.device_count() == 1:

@@ -11,7 +11,6 @@ diagonal besides their row of A, and nothing else depends on them.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from .._linear import Solution
 from .._structured import StructuredSolver
 from ..projection.cones import Cone, NonNegative, Zero, product_dual
 from ..sparse._factors import KEPT, Matrix
-from ..sparse._located import on_host
+from ..sparse._located import solve_on_host
 
 if TYPE_CHECKING:
     from .._linear import System
@@ -60,28 +59,22 @@ class SparseSystem(StructuredSolver):
         assert self.operands is not None
         (x, v, *leaves), eps = self.operands, system.space.eps
         n, m = x.size, v.size
-        D = lax.stop_gradient(self.derivative(v))
-        data = [lax.stop_gradient(leaf) for leaf in leaves]
+        data = [lax.stop_gradient(leaf) for leaf in leaves], lax.stop_gradient(self.derivative(v))
 
-        def matrix(data: list, D: Any) -> Matrix:
-            return KEPT.get(digest([*data, D]), lambda: Matrix(self.jacobian(data, D, n, m), False, eps))
+        def matrix(leaves: list, D: np.ndarray) -> tuple[Matrix, None]:
+            # The same numbers mean another matrix with other cones.
+            key = KEPT.key([*leaves, D], self.cones, self.tree, eps)
+            return KEPT.get(key, lambda: Matrix(self.jacobian(leaves, D, n, m), False, eps)), None
 
-        def solved(data: list, D: Any, bs: Any) -> tuple[np.ndarray, np.ndarray]:
-            bs = np.asarray(bs)
-            X, status = matrix([np.asarray(leaf) for leaf in data], np.asarray(D)).solve(bs.T.astype(float), transpose)
-            with np.errstate(over="ignore"):
-                return X.T.astype(bs.dtype), status
-
-        def many(found: tuple, bs: Array) -> Solution:
-            kinds = jax.ShapeDtypeStruct(bs.shape, bs.dtype), jax.ShapeDtypeStruct((len(bs),), jnp.int32)
-            x, status = on_host(solved, kinds, *found, bs)
+        def many(data: tuple, bs: Array) -> Solution:
+            x, status = solve_on_host(matrix, data, bs, transpose)
             return Solution(x, status, jnp.ones(status.shape, jnp.int32))
 
-        def single(found: tuple, b: Array) -> Solution:
-            return jax.tree.map(lambda leaf: leaf[0], many(found, b[None]))
+        def single(data: tuple, b: Array) -> Solution:
+            return jax.tree.map(lambda leaf: leaf[0], many(data, b[None]))
 
         solver = batchable(single, many)
-        return lambda b, atol: solver((data, D), b)
+        return lambda b, atol: solver(data, b)
 
     def derivative(self, v: Array) -> Array:
         """The derivative of the projection of v: row k has its product with the k-th unit vector of every cone."""
@@ -148,12 +141,3 @@ def _matrix(matrix: Any, shape: tuple[int, int]) -> sparse.csc_array:
     inside = np.all(indices < np.array(shape), axis=1)
     entries = values[inside].astype(float), (indices[inside, 0], indices[inside, 1])
     return sparse.csc_array(sparse.coo_array(entries, shape=shape))
-
-
-def digest(arrays: Sequence[np.ndarray]) -> bytes:
-    """What tells data apart."""
-    found = hashlib.blake2b(b"normal map", digest_size=16)
-    for array in arrays:
-        found.update(f"{array.dtype} {array.shape}".encode())
-        found.update(np.ascontiguousarray(array).data)
-    return found.digest()

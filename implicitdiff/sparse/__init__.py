@@ -1,6 +1,6 @@
-"""Large sparse Jacobians: patterns, direct solvers and preconditioners, all from few products with A and A'.
+"""Large sparse Jacobians: patterns, and direct solvers that read the entries off few products with A and A'.
 
-Each is used as `Implicit(linear_solver=...)` or `Implicit(preconditioner=...)`.
+The solvers are used as `Implicit(linear_solver=...)` and as `solvers.Newton(G, linear_solver=...)`.
 """
 
 from ._detection import pattern as pattern

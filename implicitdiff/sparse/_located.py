@@ -1,4 +1,4 @@
-"""What linear solvers and preconditioners with a pattern have in common: the matrix, on the device and on the host."""
+"""The matrix of a system on the host: its entries, and solves with it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .._failure import NOT_CONVERGED
 from .._structured import Structured
 from .._varying import axes_of, varying
 from ._detection import Sought
 from ._entries import probe, products
-from ._factors import KEPT, Backend, Matrix, complete
+from ._factors import KEPT, Backend, Matrix, doubts
 from ._pattern import Pattern
 
 if TYPE_CHECKING:
@@ -59,28 +60,61 @@ class Located(Structured):
 def entries(system: "System", pattern: Pattern, backend: Backend = "superlu") -> Entries:
     """The entries of A, which a solve and its transpose share."""
     shown, eps = products(system, pattern), system.space.eps
-
-    def read(shown: Any) -> tuple[np.ndarray, np.ndarray]:
-        shown = np.asarray(shown)
-        key = KEPT.key(pattern, shown, backend)
-        return np.frombuffer(key, np.uint32), KEPT.matrix(key, pattern, shown, eps, backend).unit.astype(shown.dtype)
-
-    kinds = jax.ShapeDtypeStruct((4,), jnp.uint32), jax.ShapeDtypeStruct((pattern.n,), shown.dtype)
-    key, unit = on_host(read, kinds, shown)
-    sent = probe(system.right, unit)
-    return Entries(key, shown, sent, jax.lax.stop_gradient(system.product(sent)))
+    return shown_entries(shown, system.product, system.right, lambda shown: matrix_of(pattern, shown, eps, backend))
 
 
-def kept(pattern: Pattern, eps: float, backend: Backend, found: Any) -> Matrix:
-    """The matrix of these entries on the host; raises ValueError where the pattern is incomplete."""
-    key, shown, sent, image = map(np.asarray, found)
-    matrix = KEPT.matrix(key.tobytes(), pattern, shown, eps, backend)
-    if not complete(matrix, sent, image, eps):
-        raise ValueError(
-            f"The Jacobian of F in x has entries outside of the pattern that was given, {pattern}. Let "
-            "implicitdiff.sparse.pattern(F, x, *args) find it, or give all places that may hold an entry."
-        )
-    return matrix
+def shown_entries(shown: Array, product: Any, like: Array, made: Any, *operands: Array) -> Entries:
+    """Entries with a product that checks them; `made(shown, *operands)` is their key and their matrix, or None."""
+
+    def read(*found: Any) -> tuple[np.ndarray, np.ndarray]:
+        key, matrix = made(*map(np.asarray, found)) or (bytes(16), None)
+        unit = np.ones(like.size) if matrix is None else matrix.unit
+        return np.frombuffer(key, np.uint32), unit.astype(like.dtype)
+
+    kinds = jax.ShapeDtypeStruct((4,), jnp.uint32), jax.ShapeDtypeStruct((like.size,), like.dtype)
+    key, unit = on_host(read, kinds, shown, *operands)
+    sent = probe(like, unit)
+    return Entries(key, shown, sent, jax.lax.stop_gradient(product(sent)))
+
+
+def matrix_of(
+    pattern: Pattern, shown: np.ndarray, eps: float, backend: Backend, key: bytes | None = None
+) -> tuple[bytes, Matrix]:
+    """The matrix whose entries products show, and its key, which need not be computed again where it is known."""
+    if key is None:
+        key = KEPT.key([shown], pattern.digest, eps, backend if isinstance(backend, str) else id(backend))
+
+    def make() -> Matrix:
+        return Matrix(pattern.matrix(shown.reshape(-1)[pattern.places]), pattern.symmetric, eps, backend)
+
+    return key, KEPT.get(key, make)
+
+
+def checked(pattern: Pattern, found: Any, eps: float, backend: Backend) -> tuple[Matrix, np.ndarray | None]:
+    """The matrix of these entries, and its doubts; see `doubts`."""
+    key, shown, sent, image = found
+    _, matrix = matrix_of(pattern, shown, eps, backend, key.tobytes())
+    return matrix, doubts(matrix, sent, image, eps)
+
+
+def solve_on_host(matrix: Any, operands: Any, bs: Array, transpose: bool) -> tuple[Array, Array]:
+    """Solutions of A x = b, or A' x = b, for right-hand sides stacked along the first axis, and a status for each.
+
+    `matrix(*operands)` is a `Matrix` with its doubts, given NumPy arrays, or None where there is none: the status is
+    then NOT_CONVERGED.
+    """
+
+    def solved(operands: Any, bs: Any) -> tuple[np.ndarray, np.ndarray]:
+        bs = np.asarray(bs)
+        found = matrix(*jax.tree.map(np.asarray, operands))
+        if found is None:
+            return np.zeros_like(bs), np.full(len(bs), NOT_CONVERGED, np.int32)
+        X, status = found[0].solve(bs.reshape(len(bs), -1).T.astype(np.float64), transpose, found[1])
+        with np.errstate(over="ignore"):
+            return X.T.reshape(bs.shape).astype(bs.dtype), status
+
+    kinds = jax.ShapeDtypeStruct(bs.shape, bs.dtype), jax.ShapeDtypeStruct((len(bs),), jnp.int32)
+    return on_host(solved, kinds, operands, bs)
 
 
 def on_host(function: Any, kinds: Any, *arrays: Any) -> Any:

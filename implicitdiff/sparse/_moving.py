@@ -144,6 +144,8 @@ def _scatter(eqn: Any, inputs: list[Known]) -> Any:
         return lax.scatter_add(zeros, jnp.asarray(indices.value), updates, names, mode=eqn.params["mode"])
 
     wide = jax.dtypes.canonicalize_dtype(jnp.float64)
+    if size(out) > 1 / jnp.finfo(wide).eps:  # places that are no longer exact numbers
+        return NotImplemented
     with jax.ensure_compile_time_eval():
         places = jnp.asarray(places_of([out], np.float64)[0], wide)
         targets = jax.linear_transpose(add, jax.ShapeDtypeStruct(update.shape, wide))(places)[0]

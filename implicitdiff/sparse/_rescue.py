@@ -12,12 +12,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from .._failure import NOT_CONVERGED
 from .._varying import fori_loop
 from ._detection import Sought
-from ._entries import probe
-from ._factors import KEPT, complete
-from ._located import on_host
+from ._factors import Matrix
+from ._located import checked, matrix_of, on_host, shown_entries, solve_on_host
 
 if TYPE_CHECKING:
     from .._linear import Solution
@@ -55,30 +53,16 @@ def solve_sparsely(sought: Sought, product: Any, bs: Array, turn: Array, eps: fl
 
     shown = fori_loop(0, count, show, jnp.zeros((most, n), like.dtype))
 
-    def read(count: Any, shown: Any) -> tuple[np.ndarray, np.ndarray]:
+    def made(shown: np.ndarray, count: np.ndarray) -> tuple[bytes, Matrix] | None:
+        return matrix_of(sought.find(), shown[: int(count)], eps, "superlu") if int(count) else None
+
+    found = shown_entries(shown, product, like, made, count)
+
+    def matrix(count: np.ndarray, key: np.ndarray, shown: np.ndarray, *others: np.ndarray) -> Any:
         if not int(count):
-            return np.zeros(4, np.uint32), np.ones(n, like.dtype)
-        pattern, shown = sought.find(), np.asarray(shown)[: int(count)]
-        key = KEPT.key(pattern, shown, "superlu")
-        return np.frombuffer(key, np.uint32), KEPT.matrix(key, pattern, shown, eps, "superlu").unit.astype(like.dtype)
+            return None
+        A, doubt = checked(sought.find(), (key, shown[: int(count)], *others), eps, "superlu")
+        return None if doubt is None else (A, doubt)
 
-    kinds = jax.ShapeDtypeStruct((4,), jnp.uint32), jax.ShapeDtypeStruct((n,), like.dtype)
-    key, unit = on_host(read, kinds, count, shown)
-    sent = probe(like, unit)
-    image = product(sent)
-
-    def solved(count: Any, key: Any, shown: Any, sent: Any, image: Any, bs: Any) -> tuple[np.ndarray, np.ndarray]:
-        bs, failed = np.asarray(bs), np.full(len(bs), NOT_CONVERGED, np.int32)
-        if not int(count):
-            return np.zeros_like(bs), failed
-        pattern, shown = sought.find(), np.asarray(shown)[: int(count)]
-        matrix = KEPT.matrix(np.asarray(key).tobytes(), pattern, shown, eps, "superlu")
-        if not complete(matrix, np.asarray(sent), np.asarray(image), eps):
-            return np.zeros_like(bs), failed
-        X, status = matrix.solve(bs.reshape(len(bs), -1).T.astype(np.float64), transpose)
-        with np.errstate(over="ignore"):
-            return X.T.reshape(bs.shape).astype(bs.dtype), status
-
-    kinds = jax.ShapeDtypeStruct(bs.shape, bs.dtype), jax.ShapeDtypeStruct((len(bs),), jnp.int32)
-    x, status = on_host(solved, kinds, count, key, shown, sent, image, bs)
+    x, status = solve_on_host(matrix, (count, *found), bs, transpose)
     return Solution(x, status, jnp.broadcast_to(count, status.shape))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ from jaxtyping import Array
 
 from .._batching import batchable
 from .._structured import StructuredSolver
-from ._factors import Backend
-from ._located import Entries, Located, entries, kept, on_host
+from ._factors import Backend, Matrix
+from ._located import Entries, Located, checked, entries, solve_on_host
 
 if TYPE_CHECKING:
     from .._linear import Solution, System
@@ -68,20 +68,21 @@ class LU(Located, StructuredSolver):
         pattern, eps = self.found(), system.space.eps
         shape, steps = system.right.shape, pattern.colours.products
 
-        def solved(found: Any, bs: Any) -> tuple[np.ndarray, np.ndarray]:
-            bs = np.asarray(bs)
-            matrix = kept(pattern, eps, self.backend, found)
-            X, status = matrix.solve(bs.reshape(len(bs), -1).T.astype(np.float64), transpose)
-            with np.errstate(over="ignore"):
-                return X.T.reshape(bs.shape).astype(bs.dtype), status
+        def matrix(*found: np.ndarray) -> tuple[Matrix, np.ndarray]:
+            A, doubt = checked(pattern, found, eps, self.backend)
+            if doubt is None:
+                raise ValueError(
+                    f"The Jacobian of F in x has entries outside of the pattern that was given, {pattern}. Let "
+                    "implicitdiff.sparse.pattern(F, x, *args) find it, or give all places that may hold an entry."
+                )
+            return A, doubt
 
         def many(found: Entries, bs: Array) -> Solution:
-            kinds = jax.ShapeDtypeStruct(bs.shape, bs.dtype), jax.ShapeDtypeStruct((len(bs),), jnp.int32)
-            x, status = on_host(solved, kinds, found, bs)
+            x, status = solve_on_host(matrix, found, bs, transpose)
             return Solution(x, status, jnp.full(status.shape, steps, jnp.int32))
 
         def single(found: Entries, b: Array) -> Solution:
             return jax.tree.map(lambda leaf: leaf[0], many(found, b[None]))
 
-        solver, found = batchable(single, many), entries(system, pattern, self.backend)
+        solver, found = batchable(single, many), system.shared(self, lambda: entries(system, pattern, self.backend))
         return lambda b, atol: solver(found, b.reshape(shape))
