@@ -165,3 +165,13 @@ def test_a_fit_that_stops_early_is_said():
     assert np.isfinite(run("ignore")[0].coef).all()
     with pytest.raises(ValueError, match="on_unconverged"):
         run("never")
+
+
+def test_a_fit_that_stopped_at_once_has_not_converged():
+    """Scikit-learn does not warn: on features of size 1e8 its tolerance is met where it starts."""
+    solver = idf.solvers.sklearn_solver(CLASSIFIERS["logistic"][0].__class__(), on_unconverged="ignore")
+    labels = (np.median(Y) < Y).astype(int)
+    for unit, expected in ((1.0, True), (1e8, False)):
+        _, state = jax.jit(lambda C, unit=unit: solver.run(X * unit, labels, dict(C=C / unit**2)))(0.3)
+        assert bool(state.converged) == expected
+        assert expected or state.error > 1e-2
